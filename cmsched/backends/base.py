@@ -1,0 +1,179 @@
+"""The operations that the array layer needs, over any array-API namespace."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from importlib import import_module
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from cmsched.backends import threefry
+
+Array: TypeAlias = Any
+DType: TypeAlias = Any
+
+# Classes that JAX shall treat as containers, until its adapter has taken them.
+pytrees: deque[tuple[type, Callable[[Any], Any], Callable[[Any, Any], Any]]] = deque()
+
+
+def register_pytrees() -> None:
+    """Hand the recorded classes to JAX; nothing before its adapter is loaded."""
+
+
+_ACCUMULATION = {"float16": "float32", "bfloat16": "float32"} | {
+    name: name for name in ("float32", "float64")
+}
+
+
+def is_one(weight: Any) -> bool:
+    """Tell whether a weight costs no multiplication."""
+    return isinstance(weight, float) and weight == 1.0
+
+
+class Backend:
+    """An array-API namespace; frameworks override what is worth writing natively."""
+
+    index_on_device = False
+
+    def __init__(self, namespace: str, name: str | None = None) -> None:
+        """Take the importable name of the namespace, which is imported at first use."""
+        self.namespace = namespace
+        self.name = name or namespace.rpartition(".")[2]
+        self._accumulation: dict[DType, DType] = {}
+
+    def __repr__(self) -> str:
+        """Show the framework."""
+        return f"<backend {self.name}>"
+
+    @cached_property
+    def xp(self) -> Any:
+        """The namespace."""
+        return import_module(self.namespace)
+
+    def owns(self, cls: type) -> bool:
+        """Tell whether arrays of this type belong to the framework."""
+        return False
+
+    # dtypes and devices
+
+    @property
+    def default_int(self) -> DType:
+        """The integer dtype that the framework counts in."""
+        return self.xp.int64
+
+    def dtype(self, dtype: str | DType) -> DType:
+        """Give the framework's dtype of this name (a dtype is left as it is)."""
+        if not isinstance(dtype, str):
+            return dtype
+        if not hasattr(self.xp, dtype):
+            raise TypeError(f"dtype={dtype!r} is unknown to {self.name}: use e.g. 'float32'")
+        return getattr(self.xp, dtype)
+
+    def dtype_name(self, dtype: DType) -> str:
+        """Give the plain name of a dtype, such as "float32"."""
+        return str(dtype).rpartition(".")[2]
+
+    def accumulation(self, dtype: DType) -> DType:
+        """Give the dtype that samples of this dtype are computed in."""
+        try:
+            return self._accumulation[dtype]
+        except KeyError:
+            pass
+        name = _ACCUMULATION.get(self.dtype_name(dtype))
+        if name is None:
+            raise TypeError(
+                f"dtype {dtype} cannot be sampled: integer, boolean and complex samples have no "
+                "marginal alpha * x0 + sigma * eps; convert to float32 (or float16, bfloat16, "
+                "float64) first"
+            )
+        return self._accumulation.setdefault(dtype, self.dtype(name))
+
+    def device(self, x: Array) -> Any:
+        """Give the device of an array."""
+        return import_module("array_api_compat").device(x)
+
+    # arrays
+
+    def astype(self, x: Array, dtype: DType) -> Array:
+        """Convert, without a copy where nothing changes."""
+        return x if x.dtype == dtype else self.xp.astype(x, dtype)
+
+    def put(self, host: np.ndarray, like: Array, dtype: str | DType | None = None) -> Array:
+        """Place a host array beside `like`."""
+        name = host.dtype.name if dtype is None else dtype
+        return self.xp.asarray(host, dtype=self.dtype(name), device=self.device(like))
+
+    def zeros_like(self, x: Array) -> Array:
+        """Give zeros of the same shape, dtype and device."""
+        return self.xp.zeros_like(x)
+
+    def where(self, condition: Array, a: Array, b: Array) -> Array:
+        """Choose elementwise."""
+        return self.xp.where(condition, a, b)
+
+    def clip(self, x: Array, lo: float, hi: float) -> Array:
+        """Limit to [lo, hi]."""
+        return self.xp.clip(x, lo, hi)
+
+    def combine(self, values: Sequence[Array], weights: Sequence[Any], dtype: DType) -> Array:
+        """Sum weights[k] * values[k] in `dtype`, into a new array.
+
+        The weights are all Python floats, or all arrays of `dtype`. Only a single value with weight
+        1.0 that has the dtype already comes back itself.
+        """
+        total = None
+        for value, weight in zip(values, weights, strict=True):
+            term = self.astype(value, dtype)
+            if not is_one(weight):
+                term = term * weight
+            total = term if total is None else total + term
+        return total
+
+    # execution
+
+    def traced(self, *arrays: Any) -> bool:
+        """Tell whether one of the arrays stands for values that are not known yet."""
+        return False
+
+    def execute(self, fn: Callable[..., Any], static: Any, *trees: Any) -> Any:
+        """Call `fn(static, *trees)` in the way that is fastest for concrete arrays."""
+        return fn(static, *trees)
+
+    # noise
+
+    def is_generator(self, generator: Any) -> bool:
+        """Tell whether this is a random generator or key of the framework."""
+        return False
+
+    def native(
+        self,
+        generator: Any,
+        shape: tuple[int, ...],
+        dtype: DType,
+        device: Any,
+        counter: tuple[int, Any],
+    ) -> Array:
+        """Draw standard normals from the framework's own generator.
+
+        `counter` is (rank, row); a key without state is folded with it, others ignore it.
+        """
+        raise TypeError(f"{self.name} has no random generators of its own: pass rng=<int>")
+
+    def fresh(self, seed: int, device: Any) -> Any:
+        """Make what `rng=` takes from a 64-bit seed: a native generator where there is one."""
+        return seed
+
+    def normals(
+        self,
+        stream: threefry.Stream,
+        shape: tuple[int, ...],
+        dtype: DType,
+        device: Any,
+        counter: tuple[int, Any],
+    ) -> Array:
+        """Draw the portable normals of a stream, float32 or float64; `counter` is (rank, row)."""
+        batch = shape[0] if shape else 1
+        high, low = threefry.keys(stream, batch).view(np.int32)
+        key = self.xp.asarray(high, device=device), self.xp.asarray(low, device=device)
+        return threefry.normals(self.xp, key, shape, dtype, device, counter)

@@ -1,0 +1,166 @@
+"""JAX."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cmsched.backends import base, threefry
+from cmsched.backends.base import Array, Backend, DType
+
+
+def _register_pytrees() -> None:
+    with suppress(IndexError):  # taken one by one: each is registered once, by whichever thread
+        while True:
+            jax.tree_util.register_pytree_node(*base.pytrees.popleft())
+
+
+base.register_pytrees = _register_pytrees
+_register_pytrees()
+
+
+class JaxBackend(Backend):
+    """JAX: plain expressions, compiled once around a whole step."""
+
+    index_on_device = True
+
+    def owns(self, cls: type) -> bool:
+        """Tell whether arrays of this type belong to JAX (tracers are no arrays to isinstance)."""
+        return issubclass(cls, (jax.Array, jax.core.Tracer))
+
+    @property
+    def default_int(self) -> DType:
+        """The integer dtype that JAX counts in, by its x64 setting."""
+        return np.dtype(np.int64 if jax.config.jax_enable_x64 else np.int32)
+
+    def dtype(self, dtype: str | DType) -> DType:
+        """Give the dtype of this name, where JAX can hold it."""
+        dtype = np.dtype(dtype)
+        if dtype.itemsize == 8 and dtype.kind in "iuf" and not jax.config.jax_enable_x64:
+            raise ValueError(
+                f"dtype={dtype.name!r} needs JAX's 64-bit mode: call "
+                "jax.config.update('jax_enable_x64', True) first, or ask for 32 bits"
+            )
+        return dtype
+
+    def dtype_name(self, dtype: DType) -> str:
+        """Give the plain name of a dtype."""
+        return str(np.dtype(dtype).name)
+
+    def device(self, x: Array) -> Any:
+        """Give the device, or the sharding over several; None for a tracer."""
+        return None if self.traced(x) else x.device
+
+    def astype(self, x: Array, dtype: DType) -> Array:
+        """Convert, without a copy where nothing changes."""
+        return x if x.dtype == dtype else x.astype(dtype)
+
+    def put(self, host: np.ndarray, like: Array, dtype: str | DType | None = None) -> Array:
+        """Place a host array beside `like`; 64 bits become 32 where JAX holds no more."""
+        host = np.asarray(host, None if dtype is None else np.dtype(dtype))
+        with jax.ensure_compile_time_eval():  # a value even within a trace, so that it may be kept
+            return jax.device_put(host, self._place(self.device(like)))
+
+    def traced(self, *arrays: Any) -> bool:
+        """Tell whether one of the arrays is a tracer."""
+        return any(isinstance(x, jax.core.Tracer) for x in arrays)
+
+    def execute(self, fn: Callable[..., Any], static: Any, *trees: Any) -> Any:
+        """Call `fn(static, *trees)`, compiled unless it is being traced already."""
+        if self.traced(*jax.tree_util.tree_leaves(trees)):
+            return fn(static, *trees)
+        return _compiled(fn)(static, *trees)
+
+    def is_generator(self, generator: Any) -> bool:
+        """Tell whether this is one key, typed or two uint32 words."""
+        dtype, shape = getattr(generator, "dtype", None), getattr(generator, "shape", None)
+        if dtype is None or not self.owns(type(generator)):
+            return False
+        if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+            return shape == ()
+        return dtype == jnp.uint32 and shape == (2,)
+
+    def native(
+        self,
+        generator: Any,
+        shape: tuple[int, ...],
+        dtype: DType,
+        device: Any,
+        counter: tuple[int, Any],
+    ) -> Array:
+        """Draw from the key folded with rank, row and, where rows differ, the sample."""
+        rank, row = counter
+        return _native(generator, rank, self._row(row), shape, np.dtype(dtype))
+
+    def fresh(self, seed: int, device: Any) -> Any:
+        """Refuse: a key that nobody keeps would make a function that is not pure."""
+        raise ValueError(
+            "rng=None: JAX has no hidden randomness, and none is made up here; pass "
+            "generator=jax.random.key(0), or an int such as generator=0"
+        )
+
+    def normals(
+        self,
+        stream: threefry.Stream,
+        shape: tuple[int, ...],
+        dtype: DType,
+        device: Any,
+        counter: tuple[int, Any],
+    ) -> Array:
+        """Draw the portable normals of a stream, where the sample is."""
+        rank, row = counter
+        key = _device_keys(stream, shape[0] if shape else 1)
+        draw = _compiled_normals(self._place(device))
+        return draw(key, rank, self._row(row), shape, np.dtype(dtype))
+
+    def _row(self, row: Any) -> Array:
+        # Explicitly, so that a transfer guard is content.
+        return row if isinstance(row, jax.Array) else jax.device_put(np.asarray(row, np.int32))
+
+    def _place(self, device: Any) -> Any:
+        """Give a sharding, or None for the default device, where arrays stay uncommitted."""
+        default = jax.config.jax_default_device or jax.local_devices()[0]
+        if device is None or device == default:
+            return None
+        if isinstance(device, jax.sharding.Sharding):
+            return device
+        return jax.sharding.SingleDeviceSharding(device)
+
+
+@lru_cache(maxsize=64)
+def _compiled(fn: Callable[..., Any]) -> Any:
+    return jax.jit(fn, static_argnums=0)
+
+
+@lru_cache(maxsize=64)
+def _device_keys(stream: threefry.Stream, batch: int) -> Any:
+    with jax.ensure_compile_time_eval():
+        return tuple(map(jax.device_put, threefry.keys(stream, batch).view(np.int32)))
+
+
+@lru_cache(maxsize=64)
+def _compiled_normals(sharding: Any) -> Any:
+    def normals(key: Any, rank: int, row: Array, shape: tuple[int, ...], dtype: DType) -> Array:
+        return threefry.normals(jnp, key, shape, dtype, None, (rank, row))
+
+    return jax.jit(normals, static_argnums=(1, 3, 4), out_shardings=sharding)
+
+
+@partial(jax.jit, static_argnums=(1, 3, 4))
+def _native(key: Any, rank: int, row: Array, shape: tuple[int, ...], dtype: DType) -> Array:
+    def fold(row: Array) -> Any:
+        return jax.random.fold_in(jax.random.fold_in(key, rank), row)
+
+    def one(row: Array, sample: Array) -> Array:
+        return jax.random.normal(jax.random.fold_in(fold(row), sample), shape[1:], dtype)
+
+    if row.ndim == 0:
+        return jax.random.normal(fold(row), shape, dtype)
+    return jax.vmap(one)(row, jnp.arange(shape[0]))
+
+
+BACKEND = JaxBackend("jax.numpy", "jax")

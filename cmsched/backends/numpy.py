@@ -1,0 +1,136 @@
+"""NumPy."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cmsched.backends import threefry
+from cmsched.backends.base import Array, Backend, DType, is_one
+
+# Elements worked on at once: temporaries stay in the cache, and those of the longer map below the
+# size from which the allocator asks the system for fresh pages each time.
+BLOCK = 1 << 15
+MAP_BLOCK = 1 << 13
+
+
+class NumpyBackend(Backend):
+    """NumPy: own buffers are written in place, results are arrays even where 0-d."""
+
+    def owns(self, cls: type) -> bool:
+        """Tell whether arrays of this type belong to NumPy (its 0-d results are scalars)."""
+        return issubclass(cls, (np.ndarray, np.generic))
+
+    @property
+    def default_int(self) -> DType:
+        """The integer dtype that NumPy counts in."""
+        return np.dtype(np.int64)
+
+    def dtype(self, dtype: str | DType) -> DType:
+        """Give the dtype of this name; bfloat16 is known once ml_dtypes is loaded."""
+        return np.dtype(dtype)
+
+    def dtype_name(self, dtype: DType) -> str:
+        """Give the plain name of a dtype."""
+        return str(np.dtype(dtype).name)
+
+    def device(self, x: Array) -> Any:
+        """Give the device, of which NumPy has one."""
+        return "cpu"
+
+    def astype(self, x: Array, dtype: DType) -> Array:
+        """Convert, without a copy where nothing changes."""
+        return np.asarray(x, dtype)
+
+    def put(self, host: np.ndarray, like: Array, dtype: str | DType | None = None) -> Array:
+        """Convert where a dtype is given."""
+        return np.asarray(host, dtype)
+
+    def where(self, condition: Array, a: Array, b: Array) -> Array:
+        """Choose elementwise."""
+        return np.where(condition, a, b)
+
+    def zeros_like(self, x: Array) -> Array:
+        """Give zeros of the same shape and dtype."""
+        return np.zeros_like(x)
+
+    def clip(self, x: Array, lo: float, hi: float) -> Array:
+        """Limit to [lo, hi]."""
+        return np.asarray(np.clip(x, lo, hi))
+
+    def combine(self, values: Sequence[Array], weights: Sequence[Any], dtype: DType) -> Array:
+        """Sum weights[k] * values[k] in `dtype`, into a new array."""
+        first, scale = values[0], weights[0]
+        if is_one(scale):
+            if len(values) == 1:
+                return np.asarray(first, dtype)
+            total = np.array(first, dtype)
+        else:
+            total = np.asarray(np.multiply(first, scale, dtype=dtype))
+        scratch = None
+        for value, weight in zip(values[1:], weights[1:], strict=True):
+            if not is_one(weight):
+                scratch = np.empty_like(total) if scratch is None else scratch
+                value = np.multiply(value, weight, out=scratch, dtype=dtype)
+            np.add(total, value, out=total)
+        return total
+
+    def is_generator(self, generator: Any) -> bool:
+        """Tell whether this is a numpy.random.Generator."""
+        return isinstance(generator, np.random.Generator)
+
+    def native(
+        self,
+        generator: Any,
+        shape: tuple[int, ...],
+        dtype: DType,
+        device: Any,
+        counter: tuple[int, Any],
+    ) -> Array:
+        """Draw from a numpy.random.Generator."""
+        draw = generator.standard_normal(shape, self.accumulation(dtype))
+        return np.asarray(draw, dtype)
+
+    def fresh(self, seed: int, device: Any) -> np.random.Generator:
+        """Make a generator."""
+        return np.random.default_rng(seed)
+
+    def normals(
+        self,
+        stream: threefry.Stream,
+        shape: tuple[int, ...],
+        dtype: DType,
+        device: Any,
+        counter: tuple[int, Any],
+    ) -> Array:
+        """Draw the portable normals of a stream, block by block."""
+        if device not in (None, "cpu"):
+            raise ValueError(f"device={device!r}: NumPy has only 'cpu'; name a framework by xp=")
+        batch, size = (shape[0], int(np.prod(shape[1:], dtype=object))) if shape else (1, 1)
+        key = self.folded(stream, batch, counter)[..., None]
+        out = np.empty(batch * size, dtype)
+        rows = max(1, BLOCK // max(1, size))
+        low = np.arange(min(size, BLOCK), dtype=np.uint32)
+        for i in range(0, batch, rows):
+            part = tuple(key[:, i : i + rows])
+            for j in range(0, size, BLOCK):  # a power of two: no block crosses a 2^32 boundary
+                column = low[: size - j] + (j & threefry.LOW)
+                word = threefry.bits(part, (j >> 32, column)).view(np.int32).reshape(-1)
+                block = out[i * size + j :]
+                for k in range(0, len(word), MAP_BLOCK):
+                    piece = word[k : k + MAP_BLOCK]
+                    block[k : k + len(piece)] = threefry.from_bits(np, piece, out.dtype)
+        return out.reshape(shape)
+
+    def folded(self, stream: threefry.Stream, batch: int, counter: tuple[int, Any]) -> np.ndarray:
+        """Give the host keys of one draw, (2, batch) uint32."""
+        rank, row = counter
+        key = threefry.keys(stream, batch)
+        if isinstance(row, int) and batch <= 8:
+            folded = [threefry.block(k, (rank, row)) for k in zip(*key.tolist(), strict=True)]
+            return np.array(folded, np.uint32).T.reshape(2, batch)
+        low = np.atleast_1d(np.asarray(row)).astype(np.uint32)
+        return np.stack(threefry.threefry(tuple(key), (rank, low)))
+
+
+BACKEND = NumpyBackend("array_api_compat.numpy")

@@ -1,0 +1,384 @@
+"""The command line: `cmsched sample` makes digits, `list` and `show` describe the schedulers."""
+
+import argparse
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from . import digits, samplers, schedulers
+from ._messages import nearest
+from .backends import resolve
+from .engine import sample
+from .noise import Rng
+from .plan import Plan
+
+__all__ = ["main"]
+
+Array = Any
+Host = npt.NDArray[Any]
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+BACKENDS = ("numpy", "torch", "jax", "cupy")
+SUFFIXES = (".png", ".npz")
+BATCH = 1024  # images at a time
+
+# Short names are made from those of the classes; these are better known by another.
+SHORT_NAMES = {
+    "CMStochasticIterativeScheduler": "cm",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+}
+
+
+class Wrong(Exception):
+    """What the user asked for cannot be done; the message says what to do instead."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; a wrong argument leaves with one line on stderr and status 2."""
+    parser = _Parser(prog="cmsched", description="Diffusion, flow and consistency schedulers.")
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    commands = parser.add_subparsers(metavar="command")
+
+    make = commands.add_parser("sample", help="make images of handwritten digits")
+    which = make.add_mutually_exclusive_group()
+    which.add_argument("--scheduler", default="dpmpp_2m", help="class or short name (%(default)s)")
+    which.add_argument("--compare", metavar="A,B,...|all", help="one row of images per scheduler")
+    make.add_argument("--steps", type=_integer(1), help="20, or 4 for consistency models")
+    make.add_argument("--backend", choices=BACKENDS, default="numpy", help="(%(default)s)")
+    make.add_argument("--device", help="as the backend names it, such as cuda:0")
+    make.add_argument("--dtype", choices=DTYPES, default="float32", help="(%(default)s)")
+    make.add_argument("--number", type=_integer(1), help="images: 64, or 16 for each compared")
+    make.add_argument("--seed", type=_integer(0, 2**64 - 1), default=0, help="(%(default)s)")
+    make.add_argument("--out", default="digits.png", help=".png or .npz (%(default)s)")
+    make.set_defaults(action=_sample, speaker=make)
+
+    table = commands.add_parser("list", help="print the table of schedulers")
+    table.set_defaults(action=_list, speaker=table)
+
+    show = commands.add_parser("show", help="print a scheduler's parameters and its coefficients")
+    show.add_argument("name", help="class or short name")
+    show.add_argument("--steps", type=_integer(1), help="20, or 4 for consistency models")
+    show.set_defaults(action=_show, speaker=show)
+
+    args = parser.parse_args(argv)
+    if args.version:
+        from importlib.metadata import version
+
+        print(f"cmsched {version('cmsched')}")
+    elif "action" not in args:
+        parser.print_help()
+    else:
+        try:
+            args.action(args)
+        except Wrong as wrong:
+            args.speaker.error(str(wrong))
+
+
+def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
+    """Return the reader of a whole number from low to high."""
+    rule = f"a whole number of at least {low}" + (f" and at most {high}" if high else "")
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {rule}")
+        return value
+
+    return read
+
+
+# list and show
+
+
+def _short(name: str) -> str:
+    """Return the short name of a class: EulerAncestralDiscreteScheduler is euler_ancestral."""
+    stem = name.removesuffix("Scheduler").removesuffix("Discrete")
+    return SHORT_NAMES.get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", stem).lower()
+
+
+def _schedulers() -> dict[str, Any]:
+    """Return the scheduler classes by their short names."""
+    return {_short(name): getattr(schedulers, name) for name in schedulers.__all__}
+
+
+def _find(name: str) -> tuple[str, Any]:
+    """Return short name and class of a scheduler named by either."""
+    known = _schedulers()
+    for short, cls in known.items():
+        if name in (short, cls.__name__):
+            return short, cls
+    names = [*known, *(cls.__name__ for cls in known.values())]
+    hint = nearest(name, names)
+    raise Wrong(
+        f"unknown scheduler {name!r}" + (hint if "mean" in hint else f"; known: {', '.join(known)}")
+    )
+
+
+def _plan(cls: Any, steps: int | None) -> Any:
+    """Return a class's plan with its defaults; consistency models need few steps."""
+    scheduler = cls()
+    try:
+        plan = scheduler.plan(num_inference_steps=steps or 20)
+        if steps is None and samplers.get(plan.sampler).trait("order", plan.options) == 0:
+            plan = scheduler.plan(num_inference_steps=4)
+    except (ValueError, ImportError) as error:
+        raise Wrong(f"{cls.__name__}: {error}") from error
+    return plan
+
+
+def _list(args: argparse.Namespace) -> None:
+    """Print the table of schedulers."""
+    rows = [("name", "class", "order", "evaluations", "noise", "paper")]
+    for short, cls in sorted(_schedulers().items()):
+        plan = _plan(cls, None)
+        entry = samplers.get(plan.sampler)
+        order = entry.trait("order", plan.options)
+        noise = "yes" if entry.trait("stochastic", plan.options) else "no"
+        rows.append(
+            (short, cls.__name__, f"{order or '-'}", f"{entry.evaluations}", noise, entry.paper)
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+
+
+def _show(args: argparse.Namespace) -> None:
+    """Print what a scheduler is, its parameters, and its plan as a table of coefficients."""
+    short, cls = _find(args.name)
+    plan = _plan(cls, args.steps)
+    print(f"{cls.__name__} ({short})")
+    print(f"paper: {samplers.get(plan.sampler).paper}\n")
+    print("parameters and defaults")
+    for name, default in {**cls.options, **cls.hidden_options}.items():
+        print(f"    {name} = {default!r}")
+    print(f"\n{plan.describe()}")
+
+
+# sample
+
+
+@dataclass
+class _Made:
+    """One scheduler's images and what they took."""
+
+    short: str
+    images: Host  # (number, 8, 8), float32 or float64
+    evaluations: int
+    network: float  # seconds
+    scheduler: float  # seconds
+
+
+def _sample(args: argparse.Namespace) -> None:
+    """Make the images, write them, and say what was done."""
+    names = [args.scheduler]
+    if args.compare:
+        names = list(_schedulers()) if args.compare == "all" else args.compare.split(",")
+    chosen = [_find(name) for name in names]
+    plans = [_plan(cls, args.steps) for _, cls in chosen]
+    args.number = args.number or (16 if args.compare else 64)
+    out = _check_out(args.out)
+    place = _check_backend(args.backend, args.device, args.dtype)
+
+    bar = _Bar(sum(map(len, plans)) * -(-args.number // BATCH))
+    try:
+        made = [_run(s, p, args, place, bar) for (s, _), p in zip(chosen, plans, strict=True)]
+    finally:
+        bar.close()
+    _write(out, made, args.seed)
+
+    width = max(len(m.short) for m in made)
+    for m in made:
+        print(
+            f"{m.short.ljust(width)}  {m.evaluations} model evaluations,"
+            f" {m.network:.3f} s in the network, {m.scheduler:.3f} s in the scheduler"
+        )
+    rows = f"{len(made)} rows of {args.number}" if args.compare else f"{args.number}"
+    print(f"{rows} digits ({args.backend}, {args.dtype}, seed {args.seed}): {out}")
+
+
+def _run(short: str, plan: Plan, args: argparse.Namespace, place: Any, bar: "_Bar") -> _Made:
+    """Run a plan in batches: noise is numbered by sample, so their size changes nothing."""
+    network, images = digits.network(plan), []
+    spent, evaluations = 0.0, 0
+
+    def timed(x: Array, t: Array) -> Array:
+        nonlocal spent, evaluations
+        _wait(x)
+        start = time.perf_counter()
+        output = network(x, t)
+        _wait(output)
+        spent += time.perf_counter() - start
+        evaluations += 1
+        bar.advance(short)
+        return output
+
+    start = time.perf_counter()
+    for first in range(0, args.number, BATCH):
+        batch = range(first, min(first + BATCH, args.number))
+        rng = Rng(args.seed, sample=batch)
+        noise = rng.normal((len(batch), 1, 8, 8), xp=args.backend, dtype=args.dtype, device=place)
+        x = sample(timed, plan, noise, rng=rng)
+        _wait(x)
+        images.append(_host(x)[:, 0])
+    total = time.perf_counter() - start
+    return _Made(short, np.concatenate(images), evaluations, spent, total - spent)
+
+
+def _wait(x: Array) -> None:
+    """Wait until x is computed: JAX and GPUs return before, and would be timed wrongly."""
+    name = resolve(x).name
+    if name == "jax":
+        x.block_until_ready()
+    elif name == "cupy":
+        import cupy
+
+        cupy.cuda.get_current_stream().synchronize()
+    elif name == "torch" and x.is_cuda:
+        import torch
+
+        torch.cuda.synchronize(x.device)
+
+
+def _host(x: Array) -> Any:
+    """Return x as a NumPy array; half precision as float32."""
+    backend = resolve(x)
+    x = backend.astype(x, backend.accumulation(x.dtype))
+    if backend.name == "cupy":
+        return x.get()
+    return np.asarray(x.cpu() if backend.name == "torch" else x)
+
+
+def _check_out(name: str) -> Path:
+    """Return the output path if it can be written; finds out by opening it."""
+    out = Path(name)
+    if out.suffix.lower() not in SUFFIXES:
+        raise Wrong(f"--out {name}: the name must end in {' or '.join(SUFFIXES)}")
+    if out.suffix.lower() == ".png" and find_spec("matplotlib") is None:
+        raise Wrong('a .png needs matplotlib: pip install "cmsched[demo]", or use --out digits.npz')
+    if find_spec("sklearn") is None:
+        raise Wrong('the digits come with scikit-learn: pip install "cmsched[demo]"')
+    new = not out.exists()
+    try:
+        out.open("ab").close()
+    except OSError as error:
+        raise Wrong(f"--out {name} cannot be written: {error.strerror}") from error
+    if new:
+        out.unlink()
+    return out
+
+
+def _check_backend(name: str, device: str | None, dtype: str) -> Any:
+    """Return the device as the backend takes it, after trying both with the dtype."""
+    if find_spec(name) is None:
+        raise Wrong(f'--backend {name} is not installed: pip install "cmsched[{name}]"')
+    if name == "jax" and dtype == "float64":
+        import jax
+
+        jax.config.update("jax_enable_x64", True)  # in this process, which is ours
+    try:
+        place = _device(name, device)
+        Rng(0).normal((1, 1), xp=name, dtype=dtype, device=place)
+    except Exception as error:  # each framework refuses in its own way
+        reason = str(error).strip().partition("\n")[0]
+        asked = f" --device {device}" if device else ""
+        raise Wrong(f"--backend {name}{asked} --dtype {dtype} cannot be used: {reason}") from error
+    return place
+
+
+def _device(backend: str, name: str | None) -> Any:
+    """Return what the backend takes for a device of this name."""
+    if name is None or backend == "torch":
+        return name
+    kind, _, index = name.partition(":")
+    if backend == "jax":
+        import jax
+
+        return jax.devices(kind)[int(index or 0)]
+    if backend == "cupy" and kind in ("cuda", "gpu"):
+        import cupy
+
+        return cupy.cuda.Device(int(index or 0))
+    if backend == "numpy" and name == "cpu":
+        return None
+    raise ValueError(f"{backend} has no device {name!r}")
+
+
+class _Bar:
+    """A progress bar, if tqdm is installed and stderr is a terminal."""
+
+    def __init__(self, total: int) -> None:
+        self.bar: Any = None
+        if find_spec("tqdm"):
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, unit="evaluation", leave=False, disable=None)
+
+    def advance(self, what: str) -> None:
+        """Count one evaluation."""
+        if self.bar is not None:
+            self.bar.set_description(what, refresh=False)
+            self.bar.update()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _write(out: Path, made: list[_Made], seed: int) -> None:
+    """Write the images: as a square, or with several schedulers a row for each."""
+    if out.suffix.lower() == ".npz":
+        images = np.stack([m.images for m in made])[:, :, None]
+        names = [m.short for m in made]
+        np.savez_compressed(out, images=images, schedulers=names, seed=np.uint64(seed))
+    elif len(made) == 1:
+        _picture(out, [_tiles(made[0].images, math.isqrt(len(made[0].images) - 1) + 1)])
+    else:
+        rows = [_tiles(m.images, len(m.images)) for m in made]
+        _picture(out, rows, [m.short for m in made])
+
+
+def _tiles(images: Host, columns: int) -> Host:
+    """Return images (number, 8, 8) side by side, enlarged 4 times: ink is 1, paper 0."""
+    rows = -(-len(images) // columns)
+    tiles = np.zeros((rows * columns, 36, 36))
+    ink = np.clip((images + 1.0) / 2.0, 0.0, 1.0)
+    tiles[: len(images), 2:34, 2:34] = ink.repeat(4, axis=1).repeat(4, axis=2)
+    return tiles.reshape(rows, columns, 36, 36).swapaxes(1, 2).reshape(rows * 36, columns * 36)
+
+
+def _picture(out: Path, rows: list[Host], labels: Sequence[str] = ()) -> None:
+    """Write rows of one height as a picture, pixel for pixel, with their labels to the left."""
+    from matplotlib.figure import Figure
+
+    pixels = np.concatenate(rows)
+    margin = 10 + 7 * max(map(len, labels)) if labels else 0
+    height, width = pixels.shape[0], pixels.shape[1] + margin
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+    figure.figimage(pixels, xo=margin, cmap="gray_r", vmin=0, vmax=1)
+    for i, label in enumerate(labels):
+        y = 1 - (i + 0.5) / len(labels)
+        figure.text(5 / width, y, label, va="center", family="monospace", fontsize=8)
+    figure.savefig(out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The named schedulers: a configuration, plans made from it, and the stateful habit around one plan."""
+
+from .base import KarrasDiffusionSchedulers, SchedulerMixin
+from .config import CLASSES, ConfigMixin, FrozenDict
+from .first_order import (
+    DDIMScheduler,
+    DDIMSchedulerOutput,
+    DDPMScheduler,
+    DDPMSchedulerOutput,
+    LCMScheduler,
+    LCMSchedulerOutput,
+)
+from .multistep import DPMSolverMultistepScheduler
+from .outputs import SchedulerOutput
+from .variance_exploding import (
+    CMStochasticIterativeScheduler,
+    CMStochasticIterativeSchedulerOutput,
+    EulerAncestralDiscreteScheduler,
+    EulerAncestralDiscreteSchedulerOutput,
+    EulerDiscreteScheduler,
+    EulerDiscreteSchedulerOutput,
+    HeunDiscreteScheduler,
+    HeunDiscreteSchedulerOutput,
+)
+
+__all__ = [
+    "CLASSES",
+    "CMStochasticIterativeScheduler",
+    "CMStochasticIterativeSchedulerOutput",
+    "ConfigMixin",
+    "DDIMScheduler",
+    "DDIMSchedulerOutput",
+    "DDPMScheduler",
+    "DDPMSchedulerOutput",
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerAncestralDiscreteSchedulerOutput",
+    "EulerDiscreteScheduler",
+    "EulerDiscreteSchedulerOutput",
+    "FrozenDict",
+    "HeunDiscreteScheduler",
+    "HeunDiscreteSchedulerOutput",
+    "KarrasDiffusionSchedulers",
+    "LCMScheduler",
+    "LCMSchedulerOutput",
+    "SchedulerMixin",
+    "SchedulerOutput",
+]

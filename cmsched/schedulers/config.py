@@ -1,0 +1,494 @@
+"""Options of the scheduler classes: declared once, kept frozen, stored as files and on the Hub.
+
+The files and the rules are those of the field's `scheduler_config.json`: they go both ways.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import json
+import os
+import re
+import threading
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, NoReturn
+
+from .._messages import choose, nearest
+
+__all__ = ["CLASSES", "REQUIRED", "ConfigMixin", "FrozenDict"]
+
+CLASSES: dict[str, type[ConfigMixin]] = {}  # every class that has options, by name
+REQUIRED = inspect.Parameter.empty  # the default of an option that must be given
+
+_LOAD = ("subfolder", "revision", "cache_dir", "local_files_only", "force_download", "token")
+_PUSH = ("repo_id", "commit_message", "private", "token", "create_pr", "subfolder")
+_DROPPED = ("resume_download", "proxies")
+_MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_NON_FINITE = re.compile(r"[+-]?(inf(inity)?|nan)", re.IGNORECASE)
+
+
+class FrozenDict(dict[str, Any]):
+    """A dict that cannot be written to, and whose items are attributes as well."""
+
+    __slots__ = ()
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        name = args[0] if args and isinstance(args[0], str) else "name"
+        raise TypeError(f"a config is frozen; call scheduler.register_to_config({name}=value)")
+
+    __setitem__ = __delitem__ = __setattr__ = __delattr__ = __ior__ = _refuse
+    pop = popitem = clear = update = setdefault = _refuse
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        raise AttributeError(f"the config has no {name!r}{nearest(name, self)}")
+
+    def __reduce__(self) -> tuple[type[FrozenDict], tuple[dict[str, Any]]]:
+        return FrozenDict, (dict(self),)  # by default a copy is made by setting items
+
+
+class _ModuleName(str):
+    """Stands for a module in a pickle."""
+
+    __slots__ = ()
+
+
+class ConfigMixin:
+    """A class whose constructor takes the options it declares and records them in `config`.
+
+    `options` maps names to defaults (`REQUIRED`: none) in positional order; `hidden_options` are
+    keyword-only and stand in the config only where they differ from their default. The keywords
+    `compatibility` ("paper" or "diffusers") and `xp` become attributes and are not configuration.
+    """
+
+    config_name: ClassVar[str] = "scheduler_config.json"
+    has_compatibles: ClassVar[bool] = True
+    options: ClassVar[Mapping[str, Any]] = {}
+    hidden_options: ClassVar[Mapping[str, Any]] = {}
+    _compatibles: ClassVar[list[str]] = []
+
+    _internal_dict: Mapping[str, Any]  # the field's pipelines replace it
+    compatibility: str
+    xp: Any
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Record the class by name and give it a constructor that shows its options."""
+        super().__init_subclass__(**kwargs)
+        if not cls.options:
+            return
+        # A subclass of the same name (an adapter, say) does not take the original's place.
+        if not issubclass(cls, CLASSES.get(cls.__name__, ())):
+            CLASSES[cls.__name__] = cls
+        if "__init__" in cls.__dict__:
+            return
+
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+            super(cls, self).__init__(*args, **kwargs)
+
+        p = inspect.Parameter
+        named = {**cls.hidden_options, "compatibility": "paper", "xp": None}
+        parameters = [p("self", p.POSITIONAL_OR_KEYWORD)]
+        parameters += [p(k, p.POSITIONAL_OR_KEYWORD, default=v) for k, v in cls.options.items()]
+        parameters += [p(k, p.KEYWORD_ONLY, default=v) for k, v in named.items()]
+        __init__.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        __init__.__qualname__ = f"{cls.__qualname__}.__init__"
+        __init__.__module__ = cls.__module__
+        cls.__init__ = __init__  # type: ignore[method-assign]
+
+    def __init__(
+        self, *args: Any, compatibility: str = "paper", xp: Any = None, **kwargs: Any
+    ) -> None:
+        """Take options by position or name; TypeError for a wrong name, ValueError for a value."""
+        choose("compatibility", compatibility, ("paper", "diffusers"))
+        self._internal_dict = self._checked(self._bind(args, kwargs))
+        self.compatibility = compatibility
+        self.xp = xp
+
+    @classmethod
+    def _bind(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the value of every option, and which of them are only defaults."""
+        call, own = f"{cls.__name__}()", _names(cls)
+        if (most := len(cls.options)) < len(args):
+            raise TypeError(f"{call} takes {most} options by position, got {len(args)}; name them")
+        given = dict(zip(cls.options, args, strict=False))
+        if twice := [key for key in given if key in kwargs]:
+            raise TypeError(f"{call} got {_listed(twice)} both by position and by name")
+        given |= kwargs
+        # Underscored keys are bookkeeping: `Class(**scheduler.config)` must work.
+        for key in sorted(_public(given) - {*own}):
+            owners = [name for name, known in list(CLASSES.items()) if key in _names(known)]
+            where = f", it is one of {', '.join(owners)}" if owners else ""
+            raise TypeError(f"{call} has no option {key!r}{where}{nearest(key, own)}")
+        defaults = [key for key in cls.options if key not in given]
+        if missing := [key for key in defaults if cls.options[key] is REQUIRED]:
+            raise TypeError(f"{call} needs a value for {_listed(missing)}")
+        if defaults:
+            given["_use_default_values"] = defaults
+        return {**cls.options, **given}
+
+    def _checked(self, values: Mapping[str, Any]) -> FrozenDict:
+        """Return the valid config of these values: plain data, without what stays hidden."""
+        known = {**self.options, **self.hidden_options}
+        plain = {key: _plain(value, known.get(key, "")) for key, value in values.items()}
+        for key, default in self.hidden_options.items():
+            if key in plain and plain[key] == default:
+                del plain[key]
+        self._validate(self._filled(plain))
+        return FrozenDict(plain)
+
+    def _filled(self, config: Mapping[str, Any]) -> FrozenDict:
+        """Return a config with every option in it, the hidden ones too."""
+        return FrozenDict({**self.options, **self.hidden_options, **config})
+
+    def _validate(self, config: FrozenDict) -> None:
+        """Raise ValueError where values do not fit; `config` is filled (see `_filled`)."""
+
+    @property
+    def config(self) -> FrozenDict:
+        """The present values of the options, frozen."""
+        config = self._internal_dict
+        return config if isinstance(config, FrozenDict) else FrozenDict(config)
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """Change options, or none where one is not valid; unknown names are kept with a warning."""
+        config = {**getattr(self, "_internal_dict", {}), **kwargs}
+        if "_use_default_values" not in kwargs:  # what is set is no longer a default
+            defaults = [k for k in config.pop("_use_default_values", ()) if k not in kwargs]
+            config |= {"_use_default_values": defaults} if defaults else {}
+        config = self._checked(config)
+        self._warn(kept=_public(kwargs) - self._known())
+        self._internal_dict = config
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Build from a config, which may be another class's; keywords win over it.
+
+        Values that were only defaults there take this class's defaults. Keys of other classes stay
+        in the new config, without effect, so that they survive the way back; with
+        `return_unused_kwargs` the result is (scheduler, those keys and the keywords not used).
+        TypeError where `config` is no dict, ValueError where it is not a scheduler's.
+        """
+        init, hidden, unexpected = cls._sorted(config)
+        own = [*_names(cls), "compatibility", "xp"]
+        init |= {key: kwargs.pop(key) for key in own if key in kwargs}
+        cls._warn(kept=unexpected, ignored=() if return_unused_kwargs else kwargs)
+        scheduler = cls(**init)
+        scheduler._internal_dict = FrozenDict({**scheduler._internal_dict, **hidden})
+        return (scheduler, {**hidden, **kwargs}) if return_unused_kwargs else scheduler
+
+    @classmethod
+    def _sorted(cls, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], set[str]]:
+        """Return (options of this class, other keys, the names of those that no class knows)."""
+        if not isinstance(config, dict):
+            hint = "a dict"
+            if isinstance(config, str | os.PathLike):
+                hint = f"{cls.__name__}.from_pretrained(...) for a path or a model id"
+            elif isinstance(config, ConfigMixin):
+                hint = "the scheduler's .config"
+            raise TypeError(f"from_config takes a dict, got {type(config).__name__}; use {hint}")
+        if odd := [key for key in config if not isinstance(key, str)]:
+            raise TypeError(f"the keys of a config are strings, got {odd}")
+        origin = config.get("_class_name")
+        if isinstance(origin, list | tuple) and origin:  # [module, class]: code kept with a model
+            origin = origin[-1]
+        if not isinstance(origin, str | None):
+            raise ValueError(f"_class_name must be a string or a list of them, got {origin!r}")
+        known = cls._known(origin)
+        if origin and origin not in CLASSES and all(config.get(key) is None for key in known):
+            raise ValueError(
+                f"this is the config of {origin}, which has no option of a scheduler; a pipeline "
+                f"keeps its scheduler's {cls.config_name} in the subfolder 'scheduler'"
+            )
+        left_out = {"_use_default_values", *(config.get("_use_default_values") or ())}
+        config = {key: _plain(value) for key, value in config.items() if key not in left_out}
+        if origin:
+            config["_class_name"] = cls.__name__
+        init = {key: config.pop(key) for key in _names(cls) if key in config}
+        return init, config, _public(config) - known
+
+    @classmethod
+    def load_config(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        return_unused_kwargs: bool = False,
+        return_commit_hash: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Read a config from a folder, a file or the Hub; OSError or ValueError if that fails.
+
+        Keywords: subfolder; for the Hub revision, cache_dir, local_files_only, force_download and
+        token. Returns (config, unused keywords, commit hash), less what was not asked for.
+        """
+        for key in _DROPPED:
+            if key in kwargs:
+                raise TypeError(f"{key}= is not supported: the Hub's client has dropped it")
+        where = {key: kwargs.pop(key) for key in _LOAD if key in kwargs}
+        if kwargs and not return_unused_kwargs:
+            key = min(kwargs)
+            raise TypeError(f"load_config has no keyword {key!r}{nearest(key, _LOAD)}")
+        file = _find(os.fspath(pretrained_model_name_or_path), cls.config_name, **where)
+        result = [_read(file)]
+        if return_unused_kwargs:
+            result.append(kwargs)
+        if return_commit_hash:
+            found = re.search(r"snapshots/([0-9a-f]{40})/", Path(file).as_posix())
+            result.append(found and found[1])
+        return tuple(result) if len(result) > 1 else result[0]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        subfolder: str | None = None,
+        return_unused_kwargs: bool = False,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Build from a folder, a file or a model id, with load_config's and from_config's keywords.
+
+        Returns (scheduler, unused keywords, loading info), less what was not asked for. The info
+        has missing_keys (options that took their default), unexpected_keys (keys that no class
+        knows) and error_msgs.
+        """
+        config, kwargs = cls.load_config(
+            pretrained_model_name_or_path, return_unused_kwargs=True, subfolder=subfolder, **kwargs
+        )
+        result = cls.from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
+        if not output_loading_info:
+            return result
+        scheduler, *unused = result if return_unused_kwargs else (result,)
+        info = {
+            "missing_keys": list(scheduler.config.get("_use_default_values", ())),
+            "unexpected_keys": sorted(cls._sorted(config)[2]),
+            "error_msgs": [],
+        }
+        return (scheduler, *unused, info)
+
+    def save_config(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Write the config into a folder, made if missing, and if asked to the Hub as well.
+
+        Keywords for the Hub: repo_id (default: the folder's name), commit_message, private, token,
+        create_pr, subfolder. OSError where the file cannot be written; then nothing is.
+        """
+        for key in kwargs:
+            if key not in _PUSH:
+                raise TypeError(f"save_config has no keyword {key!r}{nearest(key, _PUSH)}")
+            if not push_to_hub:
+                raise TypeError(f"{key}= has no effect without push_to_hub=True")
+        hub = _hub() if push_to_hub else None
+        text = self.to_json_string()  # before the folder is made: what fails here leaves nothing
+        folder = os.path.abspath(os.fspath(save_directory))
+        if os.path.exists(folder) and not os.path.isdir(folder):
+            raise NotADirectoryError(f"cannot save in {folder}: it is a file, not a directory")
+        os.makedirs(folder, exist_ok=True)
+        file = os.path.join(folder, self.config_name)
+        _write(file, text)
+        if hub:
+            _push(hub, file, **{"repo_id": os.path.basename(folder), **kwargs})
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Do what save_config does."""
+        self.save_config(save_directory, push_to_hub, **kwargs)
+
+    def to_json_string(self) -> str:
+        """Return the text of the config file; TypeError names a value that JSON cannot hold."""
+        for key, value in self.config.items():
+            try:
+                json.dumps(value, sort_keys=True)
+            except (TypeError, ValueError):
+                kind = type(value).__name__
+                raise TypeError(f"config[{key!r}] cannot be saved: JSON has no {kind}") from None
+        return self._json()
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
+        """Write the config file at this path, whole or not at all."""
+        _write(os.fspath(json_file_path), self.to_json_string())
+
+    def _json(self, default: Any = None) -> str:
+        config = {**self.config, "_class_name": type(self).__name__, "_cmsched_version": _version()}
+        config.pop("_use_default_values", None)
+        return json.dumps(config, indent=2, sort_keys=True, default=default) + "\n"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self._json(default=repr)}"
+
+    @property
+    def compatibles(self) -> list[type[ConfigMixin]]:
+        """The classes that this config is meant for, this one first."""
+        return self._get_compatibles()
+
+    @classmethod
+    def _get_compatibles(cls) -> list[type[ConfigMixin]]:
+        names = cls._compatibles if cls.has_compatibles else ()
+        return list(dict.fromkeys([cls, *(CLASSES[name] for name in names if name in CLASSES)]))
+
+    @classmethod
+    def _known(cls, origin: str | None = None) -> set[str]:
+        """Return the options of this class, its compatibles and the class of that name."""
+        classes = [*cls._get_compatibles(), CLASSES.get(origin or "", cls)]
+        return {key for known in classes for key in _names(known)}
+
+    @classmethod
+    def _warn(cls, kept: Iterable[str] = (), ignored: Iterable[str] = ()) -> None:
+        parts = [f"{_listed(kept)} (kept in the config)"] if kept else []
+        hints = "".join(nearest(key, _names(cls)) for key in ignored)
+        parts += [f"{_listed(ignored)} (ignored{hints})"] if ignored else []
+        if parts:
+            message = f"{cls.__name__} has no option {' and '.join(parts)}"
+            warnings.warn(message, stacklevel=3)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy and pickle an array namespace by its name: a module can be neither."""
+        state = self.__dict__.copy()
+        if isinstance(state.get("xp"), ModuleType):
+            state["xp"] = _ModuleName(state["xp"].__name__)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore what `__getstate__` made."""
+        self.__dict__.update(state)
+        if isinstance(state.get("xp"), _ModuleName):
+            self.xp = importlib.import_module(state["xp"])
+
+
+def _names(cls: type[ConfigMixin]) -> list[str]:
+    return [*cls.options, *cls.hidden_options]
+
+
+def _public(keys: Iterable[str]) -> set[str]:
+    return {key for key in keys if not key.startswith("_")}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in sorted(names))
+
+
+def _plain(value: Any, default: Any = "") -> Any:
+    """Return arrays as lists, array scalars as numbers, lists as copies, "-inf" as a float.
+
+    The last only where the option's default is no string.
+    """
+    if isinstance(value, str) and not isinstance(default, str) and _NON_FINITE.fullmatch(value):
+        return float(value)
+    if callable(getattr(value, "tolist", None)):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+@functools.cache
+def _version() -> str:
+    from importlib import metadata  # slow to import, and needed for files only
+
+    try:
+        return metadata.version("cmsched")
+    except metadata.PackageNotFoundError:  # a source tree that is not installed
+        return "unknown"
+
+
+def _write(path: str, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = Path(f"{path}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise type(error)(f"cannot write {path}: {error.strerror}") from error
+
+
+def _read(path: str) -> Any:
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # neither JSON nor UTF-8
+        raise OSError(f"{path} is not a valid JSON file: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a JSON object, it holds a {type(config).__name__}")
+    return config
+
+
+def _find(source: str, name: str, subfolder: str | None = None, **hub: Any) -> str:
+    """Return the path of a config file, through the Hub where `source` is no existing path."""
+    if os.path.isfile(source):
+        if subfolder:
+            raise NotADirectoryError(f"{source} is a file, it has no subfolder {subfolder!r}")
+        return source
+    if os.path.isdir(source):
+        root = Path(source)
+        file = root / (subfolder or "") / name
+        if file.is_file():
+            return str(file)
+        others = [str(other.parent.relative_to(root)) for other in sorted(root.glob(f"*/{name}"))]
+        others = ["None"] if (root / name).is_file() else [repr(other) for other in others]
+        hint = f"; there is one for subfolder={' or '.join(others)}" if others else ""
+        raise FileNotFoundError(f"there is no {name} in {file.parent}{hint}")
+    if not _MODEL_ID.fullmatch(source):
+        raise FileNotFoundError(f"{source!r} is neither an existing path nor a model id")
+    return _download(source, name, subfolder, **hub)
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        need = 'the Hugging Face Hub needs huggingface_hub: pip install "cmsched[hub]"'
+        raise ImportError(need) from error
+    return huggingface_hub
+
+
+def _download(model: str, name: str, subfolder: str | None, **hub: Any) -> str:
+    """Return the path of a file in the Hub's cache, fetched if need be; OSError if it cannot be."""
+    client = _hub()
+    from huggingface_hub import errors
+
+    try:
+        return str(client.hf_hub_download(model, name, subfolder=subfolder, **hub))
+    except Exception as error:  # the client raises many kinds, its HTTP library's among them
+        causes = {
+            errors.GatedRepoError: "access is restricted; ask for it on its page and pass token=",
+            errors.RepositoryNotFoundError: "it is no path and no public model; is token= missing?",
+            errors.RevisionNotFoundError: f"there is no revision {hub.get('revision')!r}",
+            errors.LocalEntryNotFoundError: "it is not in the cache, and the Hub was not reached",
+            errors.EntryNotFoundError: "there is no such file; is subfolder='scheduler' meant?",
+        }  # subclasses first
+        why = next((why for kind, why in causes.items() if isinstance(error, kind)), repr(error))
+        file = f"{subfolder}/{name}" if subfolder else name
+        raise OSError(
+            f"cannot load {file} of {model!r} from the Hugging Face Hub: {why}"
+        ) from error
+
+
+def _push(
+    client: Any, file: str, repo_id: str, subfolder: str | None = None, **options: Any
+) -> None:
+    """Upload this file only, whatever else lies in its folder."""
+    name = os.path.basename(file)
+    try:
+        api = client.HfApi(token=options.get("token"))
+        repo = api.create_repo(repo_id, exist_ok=True, private=options.get("private"))
+        api.upload_file(
+            path_or_fileobj=file,
+            path_in_repo=f"{subfolder}/{name}" if subfolder else name,
+            repo_id=repo.repo_id,
+            commit_message=options.get("commit_message") or "Upload scheduler",
+            create_pr=options.get("create_pr", False),
+        )
+    except Exception as error:  # as in _download
+        raise OSError(f"saved {file}, but cannot upload it to {repo_id!r}: {error}") from error

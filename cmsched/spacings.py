@@ -1,0 +1,231 @@
+"""Which points to visit: model times or noise levels, on the host in float64, noisiest first.
+
+`TIMESTEPS` are rules over the training steps 0 ... N-1, `RAMPS` rules between two noise levels (sigma / alpha). What
+comes out is a `Grid`: n + 1 points for n steps.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._messages import choose
+from .schedules import Point, Schedule, make_schedule
+
+__all__ = ["RAMPS", "TIMESTEPS", "Grid", "Walk", "check_count", "decreasing", "host", "karras", "ramp", "timesteps"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The points a sampler walks over: n + 1 of them for n steps, noisiest first.
+
+    Args:
+        points: the last one is where the sample ends (usually sigma = 0).
+        schedule: makes points between them, `at(t= | sigma= | lam=)`.
+        init_scale: the start is init_scale * noise.
+        integral: whether the network is conditioned on integers.
+        arrivals: where each step ends, if that is not the point the next one starts from (the reference's DDIM steps
+            by a fixed stride over timesteps of another one).
+    """
+
+    points: tuple[Point, ...]
+    schedule: Schedule
+    init_scale: float = 1.0
+    integral: bool = False
+    arrivals: tuple[Point, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.points) < 2:
+            raise ValueError(f"a grid needs at least two points (one step), got {len(self.points)}")
+
+    def __len__(self) -> int:
+        """Return the number of steps."""
+        return len(self.points) - 1
+
+    def steps(self) -> Iterator[tuple[Point, Point]]:
+        """Yield the two ends of every step, from noise to data."""
+        return zip(self.points[:-1], self.arrivals or self.points[1:], strict=True)
+
+    def at(self, **level: float) -> Point:
+        """Return a point between the grid's: one of t, sigma, lam, ratio."""
+        return self.schedule.at(**level)
+
+    def skip(self, k: int) -> "Grid":
+        """Return the rest of the grid from step k; its start scale is that point's sigma."""
+        if not 0 <= k < len(self):
+            raise ValueError(f"cannot skip {k} of {len(self)} steps; at least one must be left")
+        if k == 0:
+            return self
+        arrivals = self.arrivals and self.arrivals[k:]
+        return dataclasses.replace(
+            self, points=self.points[k:], init_scale=self.points[k].sigma, arrivals=arrivals
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the grid as plain data; `Grid.from_dict` gives it back."""
+        rows = [dataclasses.astuple(p) for p in self.points]
+        arrivals = self.arrivals and [dataclasses.astuple(p) for p in self.arrivals]
+        return {
+            "points": rows,
+            "schedule": self.schedule.to_dict(),
+            "init_scale": self.init_scale,
+            "integral": self.integral,
+            "arrivals": arrivals,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Grid":
+        """Return the grid that `to_dict` wrote."""
+        arrivals = data["arrivals"] and tuple(Point(*row) for row in data["arrivals"])
+        points = tuple(Point(*row) for row in data["points"])
+        schedule = make_schedule(**data["schedule"])
+        return cls(points, schedule, data["init_scale"], data["integral"], arrivals)
+
+
+class Walk:
+    """A grid as one run of a loop sees it; remembers which step the loop is at."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.points, self.at, self._grid, self.step = grid.points, grid.at, grid, 0
+
+    def __len__(self) -> int:
+        """Return the number of steps."""
+        return len(self._grid)
+
+    def steps(self) -> Iterator[tuple[Point, Point]]:
+        """Yield the two ends of every step."""
+        for self.step, ends in enumerate(self._grid.steps()):
+            yield ends
+
+
+def linspace(n: int, train: int, *, last: int, extra: bool) -> np.ndarray:
+    """n points from last - 1 down to 0; with extra n of n + 1 points, the one at 0 left out."""
+    if n + extra == 1:
+        return np.array([last - 1.0])
+    return np.linspace(0, last - 1, n + extra)[::-1][:n]
+
+
+def leading(n: int, train: int, *, last: int, extra: bool) -> np.ndarray:
+    """Multiples of the integer stride, from 0 up (with extra: from the second one up)."""
+    return np.arange(n + extra)[::-1][:n] * float(last // (n + extra))
+
+
+def trailing(n: int, train: int, *, last: int, extra: bool) -> np.ndarray:
+    """Multiples of the real stride train / n, from last - 1 down (arXiv:2305.08891, table 2)."""
+    return np.arange(last, 0, -train / n)[:n] - 1.0
+
+
+TIMESTEPS: dict[str, Callable[..., np.ndarray]] = {
+    "linspace": linspace,
+    "leading": leading,
+    "trailing": trailing,
+}
+
+
+def timesteps(
+    spacing: str,
+    n: int,
+    train: int,
+    *,
+    last: int | None = None,
+    extra: bool = False,
+    offset: int = 0,
+    whole: bool = True,
+) -> list[float]:
+    """Return n timesteps, decreasing, of a named spacing.
+
+    Args:
+        train: number of training steps.
+        last: visit only steps below this one (train if None).
+        extra: the multistep family's rule: n of n + 1 points, the lowest left out.
+        offset: added to the "leading" rule (`steps_offset`).
+        whole: round linspace to integers, as the integer-time classes do; trailing and leading are always whole.
+    """
+    choose("timestep_spacing", spacing, TIMESTEPS)
+    top = train if last is None else last
+    if spacing == "leading" and top < n + extra:
+        raise ValueError(f"{n} leading steps need at least {n + extra} training steps, got {top}; use fewer steps")
+    times = TIMESTEPS[spacing](n, train, last=top, extra=extra)
+    if whole or spacing == "trailing":
+        # trailing rounds before the shift by one: half to even, as the field does
+        times = np.round(times + 1) - 1 if spacing == "trailing" else np.round(times)
+    if spacing == "leading":
+        times = times + offset
+        if times[0] > train - 1:
+            raise ValueError(
+                f"steps_offset={offset} with {n} leading steps starts at timestep {times[0]:g}, but the last training"
+                f" step is {train - 1}; use fewer steps or steps_offset=0"
+            )
+    out = [float(t) for t in times]
+    if len(set(out)) < len(out):
+        raise ValueError(
+            f"{n} {spacing} timesteps over {train} training steps are not all different; use fewer steps"
+        )
+    return out
+
+
+def karras(n: int, high: float, low: float, *, rho: float = 7.0) -> np.ndarray:
+    """(high^(1/rho) + i/(n-1) (low^(1/rho) - high^(1/rho)))^rho (arXiv:2206.00364, eq. 5)."""
+    return ramp(np.linspace(0, 1, n), high, low, rho=rho)
+
+
+def ramp(fractions: np.ndarray, high: float, low: float, *, rho: float) -> np.ndarray:
+    """Karras levels at given fractions of the way from high to low."""
+    a, b = high ** (1 / rho), low ** (1 / rho)
+    return (a + fractions * (b - a)) ** rho
+
+
+def exponential(n: int, high: float, low: float) -> np.ndarray:
+    """Even in log sigma, which is uniform in lam."""
+    return np.exp(np.linspace(math.log(high), math.log(low), n))
+
+
+def beta(n: int, high: float, low: float, *, a: float = 0.6, b: float = 0.6) -> np.ndarray:
+    """Quantiles of the Beta(a, b) distribution (arXiv:2407.12173); needs SciPy."""
+    try:
+        from scipy.stats import beta as distribution  # noqa: PLC0415  (an extra, loaded only here)
+    except ImportError:
+        raise ImportError('beta sigmas need SciPy: pip install "cmsched[scipy]"') from None
+    return low + distribution.ppf(1 - np.linspace(0, 1, n), a, b) * (high - low)
+
+
+RAMPS: dict[str, Callable[..., np.ndarray]] = {
+    "karras": karras,
+    "exponential": exponential,
+    "beta": beta,
+    "lu": exponential,  # uniform in lam: the same curve under the multistep solvers' name for it
+}
+
+
+def check_count(name: str, value: Any, largest: int | None = None, why: str = "") -> int:
+    """Return a step count as int, or raise ValueError for one below 1, above largest, or not whole."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer of at least 1, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    if largest is not None and value > largest:
+        raise ValueError(f"{name}={value} is more than {largest}{why}")
+    return int(value)
+
+
+def decreasing(name: str, values: Sequence[float] | np.ndarray) -> list[float]:
+    """Return an explicit list as finite, strictly decreasing floats; a wrong order is shown put right."""
+    table = np.asarray(host(values), dtype=np.float64)
+    if table.ndim != 1 or table.size == 0 or not np.all(np.isfinite(table)):
+        raise ValueError(f"{name} must be a non-empty list of finite numbers, got {values!r}")
+    items: list[float] = table.tolist()
+    if any(b >= a for a, b in zip(items, items[1:], strict=False)):
+        right = ", ".join(f"{v:g}" for v in sorted(set(items), reverse=True)[:12])
+        raise ValueError(f"{name} must be strictly decreasing; the same values in order: [{right}]")
+    return items
+
+
+def host(values: Any) -> Any:
+    """Return host numbers of a list or an array of any framework (read once, before the loop)."""
+    detach = getattr(values, "detach", None)
+    if detach is not None:
+        values = detach().cpu()
+    return values.get() if hasattr(values, "get") and hasattr(values, "device") else values

@@ -1,0 +1,122 @@
+"""The checks: `nox` runs all but the benchmark, `nox -s quick` those to run while working.
+
+This file is the only list of checks. The frameworks are large, so the sessions that need them share
+one environment, made by the session `frameworks`.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "virtualenv"
+
+# An open range would bring some gigabytes of a newer CUDA with it.
+FRAMEWORKS = ("torch==2.13.0", "-e", ".[jax,demo,scipy,hub]", "--group", "test")
+
+# Two processes on two cores: the frameworks' own threads would only get in each other's way.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "HYPOTHESIS_PROFILE": "ci" if os.environ.get("CI") else "dev",
+}
+
+shared: dict[str, str] = {}  # the Python of the shared environment, once it is made
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    """Install after upgrading pip: older ones search for minutes, or know no dependency groups."""
+    session.install("-U", "pip")
+    session.install(*requirements)
+
+
+def run_shared(session: nox.Session, *arguments: str, **variables: str) -> None:
+    """Run Python in the shared environment."""
+    session.run(shared["python"], *arguments, env={**ENVIRONMENT, **variables}, external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and types."""
+    install(session, "-e", ".", "--group", "lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+
+
+@nox.session(name="tests(numpy)")
+def tests_numpy(session: nox.Session) -> None:
+    """Test a bare installation: NumPy and the strict namespace, no framework."""
+    install(session, "-e", ".", "--group", "test")
+    session.run(
+        *("pytest", "-n", "2", "-m", "not peers", "--ignore=tests/test_readme.py"),
+        *session.posargs,
+        env={**ENVIRONMENT, "CMSCHED_REQUIRE_BACKENDS": "numpy,strict"},
+    )
+
+
+@nox.session(reuse_venv=True)
+def frameworks(session: nox.Session) -> None:
+    """Make the environment that the following sessions share."""
+    install(session, *FRAMEWORKS)
+    shared["python"] = str(Path(session.bin) / "python")
+
+
+@nox.session(name="tests(frameworks)", venv_backend="none", requires=["frameworks"])
+def tests_frameworks(session: nox.Session) -> None:
+    """Test PyTorch and JAX, and the digits on every framework."""
+    run_shared(
+        session,
+        *("-m", "pytest", "-n", "2", "-m", "not peers", "--ignore=tests/test_readme.py"),
+        *session.posargs,
+        CMSCHED_BACKENDS="torch,jax",
+        CMSCHED_REQUIRE_BACKENDS="torch,jax,demo",
+    )
+
+
+@nox.session(
+    venv_backend="none", requires=["lint", "tests(numpy)", "tests(frameworks)"], default=False
+)
+def quick(session: nox.Session) -> None:
+    """Style, types, NumPy, PyTorch and JAX."""
+
+
+@nox.session(venv_backend="none", requires=["frameworks"])
+def peers(session: nox.Session) -> None:
+    """Compare with diffusers and k-diffusion, number for number."""
+    run_shared(session, "-m", "pip", "install", "--group", "peers")
+    run_shared(session, "-m", "pip", "install", "--no-deps", "k-diffusion==0.1.1.post1")
+    run_shared(session, "-m", "pytest", "-n", "2", "-m", "peers", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["frameworks"])
+def readme(session: nox.Session) -> None:
+    """Run the code of the README."""
+    run_shared(session, "-m", "pytest", "tests/test_readme.py", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["frameworks"])
+def mutants(session: nox.Session) -> None:
+    """Break the code on purpose, one line at a time: the tests must notice each time."""
+    run_shared(session, "tests/mutants.py", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["frameworks"])
+def gpu(session: nox.Session) -> None:
+    """Test CuPy and CUDA, where there is a GPU."""
+    if shutil.which("nvidia-smi") is None:
+        session.skip("no NVIDIA GPU here: CuPy and CUDA were not run")
+    run_shared(session, "-m", "pip", "install", "-e", ".[cupy]")
+    run_shared(
+        session,
+        *("-m", "pytest", "-m", "gpu"),
+        *session.posargs,
+        CMSCHED_REQUIRE_BACKENDS="torch,cupy",
+    )
+
+
+@nox.session(venv_backend="none", requires=["frameworks"], default=False)
+def bench(session: nox.Session) -> None:
+    """Time a step against diffusers and against the memory traffic it needs."""
+    run_shared(session, "-m", "pip", "install", "--group", "peers")
+    run_shared(session, "benchmarks/step_cost.py", *session.posargs)

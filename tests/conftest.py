@@ -1,0 +1,130 @@
+"""What every test shares: the `xp` fixture (one test, every backend) and hypothesis' profiles.
+
+CMSCHED_BACKENDS restricts the backends of a run; CMSCHED_REQUIRE_BACKENDS names those (and the part
+`demo`) whose absence is a failure instead of a line in the header.
+"""
+
+import importlib
+import os
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+if find_spec("jax"):
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+
+settings.register_profile(
+    "dev",
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.register_profile("ci", settings.get_profile("dev"), max_examples=200, derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+# backend of the tests: (framework, array-API namespace)
+NAMESPACES = {
+    "numpy": ("numpy", "array_api_compat.numpy"),
+    "numpy-readonly": ("numpy", "array_api_compat.numpy"),
+    "strict": ("array_api_strict", "array_api_strict"),
+    "torch": ("torch", "array_api_compat.torch"),
+    "jax": ("jax", "jax.numpy"),
+    "cupy": ("cupy", "array_api_compat.cupy"),
+}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One framework as a test sees it: NumPy arrays go in, its own arrays and back come out."""
+
+    name: str
+    backend: str
+    xp: ModuleType
+
+    def asarray(self, array: Any, dtype: str | None = None) -> Any:
+        """A copy of a NumPy array (or nested list) in this framework."""
+        array = np.array(array)
+        if self.name == "numpy-readonly":
+            array = array if dtype is None else array.astype(dtype)
+            array.flags.writeable = False
+            return array
+        return self.xp.asarray(array, dtype=None if dtype is None else getattr(self.xp, dtype))
+
+    def numpy(self, array: Any) -> np.ndarray:
+        """A NumPy array with the values of an array of this framework; bfloat16 as float32."""
+        if self.backend == "torch":
+            array = array.detach().cpu()
+            return (array.float() if array.dtype == self.xp.bfloat16 else array).numpy()
+        if self.backend == "cupy":
+            return array.get()
+        if self.backend == "array_api_strict":
+            return np.from_dlpack(array)
+        array = np.asarray(array)
+        return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+    @property
+    def float64(self) -> bool:
+        """Whether float64 can be had (JAX only has it with x64 on)."""
+        return self.asarray(np.zeros(1)).dtype == self.xp.float64
+
+
+@cache
+def missing(name: str) -> str:
+    """Why a backend, or the part `demo`, cannot be used here; empty if it can."""
+    modules = ("sklearn", "matplotlib") if name == "demo" else (NAMESPACES[name][0],)
+    if absent := [module for module in modules if find_spec(module) is None]:
+        return f"{absent[0]} is not installed"
+    if name == "cupy":
+        import cupy
+
+        try:
+            cupy.cuda.runtime.getDeviceCount()
+        except cupy.cuda.runtime.CUDARuntimeError:
+            return "no GPU"
+    return ""
+
+
+def names_in(variable: str, known: list[str]) -> list[str]:
+    names = [name for name in os.environ.get(variable, "").split(",") if name]
+    if unknown := [name for name in names if name not in known]:
+        raise pytest.UsageError(f"{variable}: unknown {unknown[0]!r}; known: {', '.join(known)}")
+    return names
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in names_in("CMSCHED_REQUIRE_BACKENDS", [*NAMESPACES, "demo"]):
+        if reason := missing(name):
+            raise pytest.UsageError(f"CMSCHED_REQUIRE_BACKENDS names {name}, but {reason}")
+
+
+def selected() -> list[str]:
+    return names_in("CMSCHED_BACKENDS", list(NAMESPACES)) or list(NAMESPACES)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    run = [name for name in selected() if not missing(name)]
+    absent = [f"{name} ({missing(name)})" for name in [*selected(), "demo"] if missing(name)]
+    return [f"backends: {', '.join(run)}"] + ([f"not run: {', '.join(absent)}"] if absent else [])
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "xp" in metafunc.fixturenames:
+        available = [name for name in selected() if not missing(name)]
+        marks = {"cupy": [pytest.mark.gpu]}
+        parameters = [pytest.param(name, marks=marks.get(name, [])) for name in available]
+        metafunc.parametrize("xp", parameters, indirect=True)
+
+
+@pytest.fixture
+def xp(request: pytest.FixtureRequest) -> Backend:
+    """Each backend in turn."""
+    backend, namespace = NAMESPACES[request.param]
+    return Backend(request.param, backend, importlib.import_module(namespace))

@@ -1,0 +1,245 @@
+"""The command line, run in this process; twice as the installed program."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cmsched
+from cmsched import cli, schedulers
+
+DEMO = find_spec("sklearn") is not None and find_spec("matplotlib") is not None
+needs_demo = pytest.mark.skipif(not DEMO, reason="the digits need scikit-learn and matplotlib")
+
+EIGHT = {
+    "cm": "CMStochasticIterativeScheduler",
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "dpmpp_2m": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_ancestral": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lcm": "LCMScheduler",
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Run in an empty folder: the default output goes where one is."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def images(*arguments, out="made.npz"):
+    """The images that a command line writes."""
+    cli.main(["sample", *arguments, "--out", out])
+    return np.load(out)["images"]
+
+
+def refusal(capsys, *arguments):
+    """The one line that a wrong command line gets, after status 2 and nothing else."""
+    with pytest.raises(SystemExit) as left:
+        cli.main(list(arguments))
+    printed = capsys.readouterr()
+    assert left.value.code == 2
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("cmsched")
+    return printed.err
+
+
+@needs_demo
+def test_without_arguments_it_makes_a_picture(capsys):
+    cli.main(["sample"])
+    from matplotlib.image import imread
+
+    picture = imread("digits.png")
+    assert picture.shape[:2] == (288, 288)
+    assert picture[..., :3].min() < 0.1  # ink
+    printed = capsys.readouterr().out
+    assert "64 digits" in printed
+    assert "digits.png" in printed
+    assert "20 model evaluations" in printed
+    assert "in the network" in printed
+    assert "in the scheduler" in printed
+
+
+@needs_demo
+def test_compare_gives_a_row_to_each_scheduler(capsys):
+    made = images("--compare", "all", "--number", "3", "--steps", "6")
+    assert made.shape == (len(schedulers.__all__), 3, 1, 8, 8)
+    assert np.all(np.isfinite(made))
+    names = np.load("made.npz")["schedulers"].tolist()
+    assert set(EIGHT) <= set(names)
+    for i, name in enumerate(names):
+        alone = images("--scheduler", name, "--number", "3", "--steps", "6")
+        np.testing.assert_array_equal(made[i], alone[0])
+    cli.main(["sample", "--compare", "ddim,LCMScheduler", "--number", "2"])
+    assert Path("digits.png").stat().st_size > 500
+    printed = capsys.readouterr().out
+    assert "ddim" in printed
+    assert "2 rows of 2" in printed
+
+
+@needs_demo
+def test_batches_do_not_show(monkeypatch):
+    whole = images("--number", "5", "--scheduler", "euler_ancestral", "--dtype", "float64")
+    monkeypatch.setattr(cli, "BATCH", 2)
+    parts = images("--number", "5", "--scheduler", "euler_ancestral", "--dtype", "float64")
+    np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-10)
+
+
+@needs_demo
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+@pytest.mark.parametrize("scheduler", ["dpmpp_2m", "euler_ancestral", "lcm"])
+def test_backends_make_the_same_images(backend, scheduler):
+    if find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    number = "--number", "100", "--scheduler", scheduler
+    ours, theirs = (
+        images(*number, "--dtype", "float64", "--backend", name) for name in ("numpy", backend)
+    )
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-8)
+    ours, theirs = (images(*number, "--backend", name)[0] for name in ("numpy", backend))
+    off = np.abs(theirs - ours).max(axis=(1, 2, 3))
+    assert np.median(off) < 1e-5
+    assert np.mean(off > 1e-3) <= 0.02
+
+
+@needs_demo
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [("numpy", "float16"), ("torch", "bfloat16"), ("jax", "bfloat16"), ("jax", "float16")],
+)
+def test_half_precision(backend, dtype):
+    if find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    half = images("--backend", backend, "--dtype", dtype, "--number", "8")
+    assert half.dtype == np.float32
+    assert np.median(np.abs(half - images("--number", "8")).max(axis=(0, 2, 3, 4))) < 0.2
+
+
+def test_list_prints_every_scheduler(capsys):
+    cli.main(["list"])
+    lines = capsys.readouterr().out.splitlines()
+    table = {line.split()[0]: line for line in lines[1:]}
+    assert len(table) == len(schedulers.__all__)
+    for short, name in EIGHT.items():
+        assert name in table[short]
+        assert "arXiv" in table[short]
+    assert table["heun"].split()[2:5] == ["2", "2", "no"]
+    assert table["ddpm"].split()[2:5] == ["1", "1", "yes"]
+
+
+@pytest.mark.parametrize("name", [*EIGHT, *EIGHT.values()])
+def test_show_prints_parameters_and_coefficients(capsys, name):
+    cli.main(["show", name, "--steps", "3"])
+    printed = capsys.readouterr().out
+    cls = getattr(cmsched, EIGHT.get(name, name))
+    assert cls.__name__ in printed
+    for parameter, default in cls.options.items():
+        assert f"{parameter} = {default!r}" in printed
+    assert cls().plan(num_inference_steps=3).describe() in printed
+
+
+def test_version_and_help(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("cmsched ")
+    cli.main([])
+    assert "sample" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sample", "--steps", "0"], "at least 1"),
+        (["sample", "--steps", "ten"], "'ten' is not a whole number"),
+        (["sample", "--steps", "5000"], "5000"),
+        (["sample", "--scheduler", "heun", "--steps", "1.5"], "'1.5'"),
+        (["sample", "--number", "-1"], "'-1' is not a whole number of at least 1"),
+        (["sample", "--seed", "-1"], "'-1'"),
+        (["sample", "--seed", str(2**64)], "at most 18446744073709551615"),
+        (["sample", "--scheduler", "dddim"], "did you mean 'ddim'?"),
+        (["sample", "--scheduler", "EulerDiscreteSheduler"], "'EulerDiscreteScheduler'"),
+        (["sample", "--scheduler", "?"], "known: "),
+        (["sample", "--compare", "ddim,eular"], "did you mean 'euler'?"),
+        (["sample", "--compare", ""], "unknown scheduler ''"),
+        (["sample", "--scheduler", "ddim", "--compare", "ddim,heun"], "not allowed with"),
+        (["sample", "--backend", "tensorflow"], "invalid choice: 'tensorflow'"),
+        (["sample", "--dtype", "int32"], "invalid choice: 'int32'"),
+        (["sample", "--dtype", "bfloat16"], "--dtype bfloat16 cannot be used"),
+        (["sample", "--device", "cuda:0"], "numpy has no device 'cuda:0'"),
+        (["sample", "--out", "digits.gif"], ".png or .npz"),
+        (["sample", "--stepz", "3"], "--stepz"),
+        (["show", "dpmpp2m"], "did you mean 'dpmpp_2m'?"),
+        (["show", "ddim", "--steps", "-3"], "at least 1"),
+        (["show"], "name"),
+        (["sampel"], "sampel"),
+    ],
+)
+def test_wrong_arguments_get_one_line(capsys, elsewhere, arguments, said):
+    assert said in refusal(capsys, *arguments)
+    assert not list(elsewhere.iterdir())
+
+
+@needs_demo
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_a_device_that_is_not_there(capsys, backend):
+    if find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    said = refusal(capsys, "sample", "--backend", backend, "--device", "nowhere:7")
+    assert f"--backend {backend} --device nowhere:7" in said
+
+
+@pytest.mark.parametrize("module", ["torch", "jax", "cupy"])
+def test_a_missing_backend_names_its_extra(capsys, monkeypatch, module):
+    monkeypatch.setattr(cli, "find_spec", lambda name: name != module)
+    said = refusal(capsys, "sample", "--backend", module)
+    assert f'pip install "cmsched[{module}]"' in said
+
+
+@pytest.mark.parametrize("module", ["sklearn", "matplotlib"])
+def test_missing_demo_parts_name_their_extra(capsys, monkeypatch, module):
+    monkeypatch.setattr(cli, "find_spec", lambda name: name != module)
+    assert 'pip install "cmsched[demo]"' in refusal(capsys, "sample")
+
+
+@needs_demo
+@pytest.mark.parametrize("place", ["missing/digits.png", "folder.png", "file/digits.npz"])
+def test_unwritable_output_is_refused_before_any_work(capsys, monkeypatch, elsewhere, place):
+    (elsewhere / "folder.png").mkdir()
+    (elsewhere / "file").touch()
+    monkeypatch.setattr(cli, "_run", lambda *a: pytest.fail("work was done"))
+    assert f"--out {place} cannot be written" in refusal(capsys, "sample", "--out", place)
+
+
+@needs_demo
+def test_a_refused_command_leaves_an_existing_file_alone(capsys, elsewhere):
+    (elsewhere / "old.png").write_bytes(b"old")
+    refusal(capsys, "sample", "--out", "old.png", "--device", "cuda")
+    assert (elsewhere / "old.png").read_bytes() == b"old"
+
+
+@needs_demo
+def test_as_a_program():
+    program = [sys.executable, "-m", "cmsched.cli"]
+    done = subprocess.run(
+        [*program, "sample", "--number", "2", "--out", "two.npz"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 digits" in done.stdout
+    failed = subprocess.run([*program, "show", "ddin"], capture_output=True, text=True)
+    assert failed.returncode == 2
+    assert "did you mean 'ddim'" in failed.stderr
+
+
+@needs_demo
+def test_float64_under_jax_needs_no_setting():
+    if find_spec("jax") is None:
+        pytest.skip("jax is not installed")
+    arguments = ["--backend", "jax", "--dtype", "float64", "--number", "2", "--out", "two.npz"]
+    subprocess.run([sys.executable, "-m", "cmsched.cli", "sample", *arguments], check=True)
+    assert np.load("two.npz")["images"].dtype == np.float64
