@@ -6,6 +6,7 @@ one environment, made by the session `frameworks`.
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import nox
@@ -15,11 +16,15 @@ nox.options.default_venv_backend = "virtualenv"
 # An open range would bring some gigabytes of a newer CUDA with it.
 FRAMEWORKS = ("torch==2.13.0", "-e", ".[jax,demo,scipy,hub]", "--group", "test")
 
-# Two processes on two cores: the frameworks' own threads would only get in each other's way.
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "HYPOTHESIS_PROFILE": "ci" if os.environ.get("CI") else "dev",
-}
+OLDEST = (
+    "numpy==1.26.4",
+    "array-api-compat==1.12.0",
+    "scikit-learn==1.4.2",
+    "matplotlib==3.8.4",
+    "tqdm==4.66.6",
+)
+
+ENVIRONMENT = {"HYPOTHESIS_PROFILE": "ci" if os.environ.get("CI") else "dev"}
 
 shared: dict[str, str] = {}  # the Python of the shared environment, once it is made
 
@@ -52,6 +57,19 @@ def tests_numpy(session: nox.Session) -> None:
         *("pytest", "-n", "2", "-m", "not peers", "--ignore=tests/test_readme.py"),
         *session.posargs,
         env={**ENVIRONMENT, "CMSCHED_REQUIRE_BACKENDS": "numpy,strict"},
+    )
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """Test the oldest versions of what the core and the demo need, where Python still has them."""
+    if sys.version_info >= (3, 13):
+        session.skip("NumPy 1.26 does not run on this Python")
+    install(session, *OLDEST, "-e", ".[demo]", "--group", "test")
+    session.run(
+        *("pytest", "-n", "2", "-m", "not peers", "--ignore=tests/test_readme.py"),
+        *session.posargs,
+        env={**ENVIRONMENT, "CMSCHED_BACKENDS": "numpy", "CMSCHED_REQUIRE_BACKENDS": "demo"},
     )
 
 

@@ -4,7 +4,20 @@ Every sampler is written once, as the loop its paper prints, and traced to a sma
 a step is then one linear combination of arrays, pure, on NumPy, PyTorch, JAX, CuPy or any array-API namespace.
 """
 
-from .engine import Estimate, State, draw, estimate, init, model_input, run, sample, step
+from .engine import (
+    Estimate,
+    State,
+    Transition,
+    draw,
+    estimate,
+    init,
+    model_input,
+    run,
+    sample,
+    step,
+    transition,
+)
+from .guidance import guide, rescale_guidance
 from .noise import Rng
 from .plan import Plan, Table, make_plan
 from .schedulers import *  # noqa: F403
@@ -16,13 +29,17 @@ __all__ = [
     "Rng",
     "State",
     "Table",
+    "Transition",
     "draw",
     "estimate",
+    "guide",
     "init",
     "make_plan",
     "model_input",
+    "rescale_guidance",
     "run",
     "sample",
     "step",
+    "transition",
 ]
 __all__ += _schedulers

@@ -1,20 +1,39 @@
 """Error texts: the value, the rule, and the nearest name that would have worked."""
 
 import difflib
-from collections.abc import Iterable
+import math
+from collections.abc import Hashable, Iterable
+from typing import Any
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
     """Return '; did you mean ...?' for a misspelt name, and the known names otherwise."""
     names = sorted(known)
-    close = difflib.get_close_matches(str(name).lower(), [n.lower() for n in names], n=1, cutoff=0.6)
+    lower = [n.lower() for n in names]
+    close = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)
     if close:
-        return f"; did you mean {next(n for n in names if n.lower() == close[0])!r}?"
+        return f"; did you mean {names[lower.index(close[0])]!r}?"
     return f"; known: {', '.join(names)}" if names else ""
 
 
-def choose(argument: str, value: object, known: Iterable[str]) -> None:
-    """Raise ValueError unless value is one of the known names."""
+def choose(argument: str, value: object, known: Iterable[object]) -> None:
+    """Raise ValueError unless value is one of the known ones, names as a rule."""
     known = tuple(known)
-    if value not in known:
-        raise ValueError(f"{argument}={value!r} is not one of {', '.join(known)}{nearest(value, known)}")
+    found = isinstance(value, Hashable) and value in known  # the members of an array compare too
+    if not found or (isinstance(value, bool) and not any(value is k for k in known)):
+        listed = ", ".join(str(k) for k in known)
+        close = nearest(value, (k for k in known if isinstance(k, str)))
+        raise ValueError(f"{argument}={value!r} is not one of {listed}{close}")
+
+
+def nonnegative(argument: str, value: Any) -> float:
+    """Return a number of at least 0 as a float; anything else raises."""
+    try:
+        number = math.nan if isinstance(value, bool | str) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isnan(number):
+        raise TypeError(f"{argument} must be a number, got {value!r}")
+    if number < 0.0:
+        raise ValueError(f"{argument} must be at least 0, got {number}")
+    return number

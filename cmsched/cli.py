@@ -19,6 +19,7 @@ from .backends import resolve
 from .engine import sample
 from .noise import Rng
 from .plan import Plan
+from .schedulers import Scheduler, SchedulerMixin
 
 __all__ = ["main"]
 
@@ -28,6 +29,8 @@ Host = npt.NDArray[Any]
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 BACKENDS = ("numpy", "torch", "jax", "cupy")
 SUFFIXES = (".png", ".npz")
+BASES = (SchedulerMixin, Scheduler)  # not schedulers of a name
+BASES = (SchedulerMixin, Scheduler)  # not schedulers of a name
 BATCH = 1024  # images at a time
 
 # Short names are made from those of the classes; these are better known by another.
@@ -77,9 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     args = parser.parse_args(argv)
     if args.version:
-        from importlib.metadata import version
-
-        print(f"cmsched {version('cmsched')}")
+        print(f"cmsched {_version()}")
     elif "action" not in args:
         parser.print_help()
     else:
@@ -105,6 +106,15 @@ def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
     return read
 
 
+def _version() -> str:
+    from importlib import metadata  # slow to import, and rarely needed
+
+    try:
+        return metadata.version("cmsched")
+    except metadata.PackageNotFoundError:  # a source tree that is not installed
+        return "unknown"
+
+
 # list and show
 
 
@@ -114,12 +124,14 @@ def _short(name: str) -> str:
     return SHORT_NAMES.get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", stem).lower()
 
 
-def _schedulers() -> dict[str, Any]:
-    """Return the scheduler classes by their short names."""
-    return {_short(name): getattr(schedulers, name) for name in schedulers.__all__}
+def _schedulers() -> dict[str, type[SchedulerMixin]]:
+    """Return the named schedulers by their short names, in alphabetical order."""
+    public = [getattr(schedulers, name) for name in schedulers.__all__]
+    classes = [x for x in public if isinstance(x, type) and issubclass(x, SchedulerMixin)]
+    return dict(sorted((_short(cls.__name__), cls) for cls in classes if cls not in BASES))
 
 
-def _find(name: str) -> tuple[str, Any]:
+def _find(name: str) -> tuple[str, type[SchedulerMixin]]:
     """Return short name and class of a scheduler named by either."""
     known = _schedulers()
     for short, cls in known.items():
@@ -132,7 +144,7 @@ def _find(name: str) -> tuple[str, Any]:
     )
 
 
-def _plan(cls: Any, steps: int | None) -> Any:
+def _plan(cls: type[SchedulerMixin], steps: int | None) -> Plan:
     """Return a class's plan with its defaults; consistency models need few steps."""
     scheduler = cls()
     try:
@@ -147,7 +159,7 @@ def _plan(cls: Any, steps: int | None) -> Any:
 def _list(args: argparse.Namespace) -> None:
     """Print the table of schedulers."""
     rows = [("name", "class", "order", "evaluations", "noise", "paper")]
-    for short, cls in sorted(_schedulers().items()):
+    for short, cls in _schedulers().items():
         plan = _plan(cls, None)
         entry = samplers.get(plan.sampler)
         order = entry.trait("order", plan.options)
@@ -189,35 +201,44 @@ class _Made:
 def _sample(args: argparse.Namespace) -> None:
     """Make the images, write them, and say what was done."""
     names = [args.scheduler]
-    if args.compare:
+    if args.compare is not None:
         names = list(_schedulers()) if args.compare == "all" else args.compare.split(",")
     chosen = [_find(name) for name in names]
     plans = [_plan(cls, args.steps) for _, cls in chosen]
-    args.number = args.number or (16 if args.compare else 64)
+    args.number = args.number or (64 if args.compare is None else 16)
     out = _check_out(args.out)
     place = _check_backend(args.backend, args.device, args.dtype)
 
+    denoiser = digits.Denoiser()
     bar = _Bar(sum(map(len, plans)) * -(-args.number // BATCH))
+    made = []
     try:
-        made = [_run(s, p, args, place, bar) for (s, _), p in zip(chosen, plans, strict=True)]
+        for (short, _), plan in zip(chosen, plans, strict=True):
+            network = digits.network(plan, denoiser)
+            made.append(_run(short, plan, network, args, place, bar))
     finally:
         bar.close()
-    _write(out, made, args.seed)
+    try:
+        _write(out, made, args.seed)
+    except OSError as error:
+        raise Wrong(f"--out {out} could not be written: {error.strerror}") from error
 
     width = max(len(m.short) for m in made)
     for m in made:
+        plural = "s" if m.evaluations > 1 else ""
         print(
-            f"{m.short.ljust(width)}  {m.evaluations} model evaluations,"
+            f"{m.short.ljust(width)}  {m.evaluations} model evaluation{plural},"
             f" {m.network:.3f} s in the network, {m.scheduler:.3f} s in the scheduler"
         )
-    rows = f"{len(made)} rows of {args.number}" if args.compare else f"{args.number}"
-    print(f"{rows} digits ({args.backend}, {args.dtype}, seed {args.seed}): {out}")
+    each = f" from each of {len(made)} schedulers" if len(made) > 1 else ""
+    print(f"{args.number} digits{each} ({args.backend}, {args.dtype}, seed {args.seed}): {out}")
 
 
-def _run(short: str, plan: Plan, args: argparse.Namespace, place: Any, bar: "_Bar") -> _Made:
+def _run(
+    short: str, plan: Plan, network: Any, args: argparse.Namespace, place: Any, bar: "_Bar"
+) -> _Made:
     """Run a plan in batches: noise is numbered by sample, so their size changes nothing."""
-    network, images = digits.network(plan), []
-    spent, evaluations = 0.0, 0
+    images, spent, evaluations = [], 0.0, 0
 
     def timed(x: Array, t: Array) -> Array:
         nonlocal spent, evaluations
@@ -289,6 +310,8 @@ def _check_backend(name: str, device: str | None, dtype: str) -> Any:
     """Return the device as the backend takes it, after trying both with the dtype."""
     if find_spec(name) is None:
         raise Wrong(f'--backend {name} is not installed: pip install "cmsched[{name}]"')
+    if name == "numpy" and dtype == "bfloat16":
+        raise Wrong("--dtype bfloat16: numpy has none; use float16, or --backend torch or jax")
     if name == "jax" and dtype == "float64":
         import jax
 
@@ -357,12 +380,14 @@ def _write(out: Path, made: list[_Made], seed: int) -> None:
 
 
 def _tiles(images: Host, columns: int) -> Host:
-    """Return images (number, 8, 8) side by side, enlarged 4 times: ink is 1, paper 0."""
+    """Return images (number, 8, 8) side by side, enlarged: ink is 1, paper 0."""
     rows = -(-len(images) // columns)
-    tiles = np.zeros((rows * columns, 36, 36))
-    ink = np.clip((images + 1.0) / 2.0, 0.0, 1.0)
-    tiles[: len(images), 2:34, 2:34] = ink.repeat(4, axis=1).repeat(4, axis=2)
-    return tiles.reshape(rows, columns, 36, 36).swapaxes(1, 2).reshape(rows * 36, columns * 36)
+    ink = np.zeros((rows * columns, 8, 8))
+    ink[: len(images)] = np.clip((images + 1.0) / 2.0, 0.0, 1.0)
+    tiles = np.pad(ink.repeat(6, axis=1).repeat(6, axis=2), ((0, 0), (2, 2), (2, 2)))
+    height, width = tiles.shape[1:]
+    grid = tiles.reshape(rows, columns, height, width).swapaxes(1, 2)
+    return grid.reshape(rows * height, columns * width)
 
 
 def _picture(out: Path, rows: list[Host], labels: Sequence[str] = ()) -> None:

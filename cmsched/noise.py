@@ -77,6 +77,7 @@ def standard_normal(
     backend = backends.resolve(like)
     shape = tuple(shape)
     batch = shape[0] if shape else 1
+    row = int(row) if isinstance(row, np.integer) else row
     rows = () if isinstance(row, int) else tuple(row.shape)
     if rows not in ((), (batch,)):
         raise ValueError(f"row has shape {rows}: use an int, shape () or ({batch},)")

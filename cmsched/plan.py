@@ -1,7 +1,8 @@
 """Plan: the frozen table a sampler becomes, and its device-resident form.
 
-Both executions of a plan share one numbering of values (see `Layout`). A row is a short straight-line program over
-them: a few linear combinations, then which values become (sample, *memory).
+Both executions of a plan share one numbering of values (see `Layout`). A row is a short
+straight-line program over them: a few linear combinations, then which values become
+(sample, *memory).
 """
 
 import dataclasses
@@ -25,7 +26,9 @@ from .tracing import MASK, Draw, Form, Leaf, Trace, trace
 __all__ = ["Layout", "Plan", "Row", "Table", "make_plan"]
 
 Array = Any
-Term = tuple[int, float, int]  # value number, coefficient, region (0 everywhere, 1 inside the mask, 2 outside)
+Term = tuple[
+    int, float, int
+]  # value number, coefficient, region (0 everywhere, 1 inside the mask, 2 outside)
 EVERYWHERE, INSIDE, OUTSIDE = 0, 1, 2
 SAMPLE, OUTPUT = 0, 1
 
@@ -34,8 +37,9 @@ SAMPLE, OUTPUT = 0, 1
 class Layout:
     """The static structure of a plan: what is stored, drawn and given, and which values exist.
 
-    Values are numbered: 0 sample, 1 output, memory, draws, given arrays, the estimate, the raw estimate, what each
-    Keep stores, the next sample. In the start row value 0 is the start and there is no output.
+    Values are numbered: 0 sample, 1 output, memory, draws, given arrays, the estimate, the raw
+    estimate, what each Keep stores, the next sample. In the start row value 0 is the start, and its
+    draws follow.
     """
 
     slots: tuple[tuple[str, int, int], ...]  # (kind, rank, age in evaluations) of each stored array
@@ -43,37 +47,45 @@ class Layout:
     given: tuple[str, ...]
     keeps: int
     estimates: bool  # whether the estimate is computed as an array of its own
-    pattern: tuple[tuple[tuple[int, int], ...], ...]  # terms (value, region) of each statement: raw, keeps, next
+    pattern: tuple[
+        tuple[tuple[int, int], ...], ...
+    ]  # terms (value, region) of each statement: raw, keeps, next
     picks: tuple[int, ...]  # the value each slot is filled from
     start_draws: tuple[int, ...]
     integral: bool  # whether the network is conditioned on integers
     masked: bool  # whether a mask is given
+    scaled: bool  # whether the network's input is scaled anywhere
     prediction: Prediction
 
-    @property
+    @cached_property
     def first_draw(self) -> int:
         """Number of the first drawn value."""
         return 2 + len(self.slots)
 
-    @property
+    @cached_property
     def first_given(self) -> int:
         """Number of the first given array."""
         return self.first_draw + len(self.draws)
 
-    @property
+    @cached_property
     def estimate(self) -> int:
         """Number of the estimate."""
         return self.first_given + len(self.given)
 
-    @property
+    @cached_property
     def raw(self) -> int:
         """Number of the unprojected estimate."""
         return self.estimate + 1
 
-    @property
+    @cached_property
     def following(self) -> int:
         """Number of the next sample."""
         return self.raw + self.keeps + 1
+
+    @cached_property
+    def blank(self) -> tuple[None, ...]:
+        """Places of the values that a step computes, draws or is given."""
+        return (None,) * (self.following + 1 - self.first_draw)
 
     @property
     def stochastic(self) -> bool:
@@ -90,10 +102,11 @@ class Row(NamedTuple):
     draws: tuple[tuple[int, Draw], ...]  # (value number, draw)
     statements: tuple[tuple[int, tuple[Term, ...]], ...]  # (value number, its terms)
     picks: tuple[int, ...]
+    program: tuple[tuple[Any, ...], ...]  # the statements as the engine reads them, see `_program`
 
 
 class Start(NamedTuple):
-    """The start row: terms of the first sample over the start (value 0), draws and given arrays."""
+    """The start row: terms of the first sample over the start (value 0) and draws."""
 
     terms: tuple[Term, ...]
     draws: tuple[tuple[int, Draw], ...]
@@ -101,10 +114,10 @@ class Start(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Everything about a sampling loop that does not depend on arrays; immutable, hashable, picklable.
+    """Everything of a sampling loop that does not depend on arrays; immutable, hashable, picklable.
 
-    A plan is its recipe (sampler, grid, prediction, options) and the rows that tracing made of it. `len(plan)` counts
-    network evaluations.
+    A plan is its recipe (sampler, grid, prediction, options) and the rows that tracing made of it.
+    `len(plan)` counts network evaluations.
     """
 
     sampler: str
@@ -126,7 +139,12 @@ class Plan:
 
     @cached_property
     def _key(self) -> tuple[Any, ...]:
-        return (self.sampler, self.grid, self.prediction, tuple(sorted(self.options.items(), key=lambda kv: kv[0])))
+        return (
+            self.sampler,
+            self.grid,
+            self.prediction,
+            tuple(sorted(self.options.items(), key=lambda kv: kv[0])),
+        )
 
     @cached_property
     def _hash(self) -> int:
@@ -156,8 +174,12 @@ class Plan:
         return times.astype(np.int64) if self.grid.integral else times
 
     def skip(self, k: int) -> "Plan":
-        """Return the plan for the rest of the grid from grid step k; history starts anew and draws count from 0."""
+        """Return the plan for the rest of the grid from step k: new history, draws count from 0."""
         return make_plan(self.sampler, self.grid.skip(k), self.prediction, self.options)
+
+    @cached_property
+    def _times(self) -> dict[Any, list[Array]]:
+        return {}
 
     @cached_property
     def _placed(self) -> dict[Any, Any]:
@@ -166,8 +188,9 @@ class Plan:
     def on(self, like: Array) -> "Table":
         """Return the plan as arrays on the device of `like`, in its accumulation dtype.
 
-        The table goes wherever the plan goes, with an array index: inside `jit`, `scan`, `torch.compile`, and for
-        batches whose rows are at different steps. Another plan of the same layout and length does not recompile.
+        The table goes wherever the plan goes, with an array index: inside `jit`, `scan`,
+        `torch.compile`, and for batches whose rows are at different steps. Another plan of the same
+        layout and length does not recompile.
         """
         layout = self.check_traced()
         backend = resolve(like)
@@ -176,7 +199,10 @@ class Plan:
         if key not in self._placed:
             numbers, where, start = self._columns
             table = Table(
-                layout, backend.put(numbers, like, dtype), backend.put(where, like), backend.put(start, like, dtype)
+                layout,
+                backend.put(numbers, like, dtype),
+                backend.put(where, like),
+                backend.put(start, like, dtype),
             )
             if backend.traced(table.numbers):
                 return table  # made inside a trace: must not outlive it
@@ -186,44 +212,52 @@ class Plan:
     def times_on(self, like: Array) -> list[Array]:
         """Return the model times as 0-d arrays on the device of `like`, placed there once."""
         backend = resolve(like)
+        key = (type(like), like.dtype, backend.device(like))
+        try:
+            return self._times[key]
+        except KeyError:
+            pass
         dtype = backend.default_int if self.grid.integral else backend.accumulation(like.dtype)
-        key = ("times", backend.name, str(dtype), str(backend.device(like)))
-        if key not in self._placed:
-            times = backend.put(self.timesteps, like, dtype)
-            split = [times[i, ...] for i in range(len(self))]
-            if backend.traced(times):
-                return split
-            self._placed[key] = split
-        return self._placed[key]  # type: ignore[no-any-return]
+        times = backend.put(self.timesteps, like, dtype)
+        if isinstance(times, np.ndarray):  # a network may not write into what the plan keeps
+            times.flags.writeable = False
+        split = [times[i, ...] for i in range(len(self))]
+        if not backend.traced(times):  # what is made inside a trace must not outlive it
+            self._times[key] = split
+        return split
 
     @cached_property
     def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The table on the host: one column an evaluation and one for the end.
 
-        Numbers (float64), whole numbers (next column; row number of the draws), and the start: init scale, alpha,
-        sigma, then its terms.
+        Numbers (float64), whole numbers (next column; row number of the draws), and the start: init
+        scale, alpha, sigma, then the weights of the start and its draws.
         """
-        assert self.layout is not None
-        columns = [row_numbers(self.layout, row) for row in self.rows]
-        end = np.zeros_like(columns[-1])
-        end[:2] = columns[-1][:2]
+        layout = self.check_traced()
+        columns = [row_numbers(layout, row) for row in self.rows]
         n = np.arange(len(self) + 1)
         where = np.stack([np.minimum(n + 1, len(self)), n + 1]).astype(np.int32)
         first = self.grid.points[0]
-        start = np.array([self.grid.init_scale, first.alpha, first.sigma, *(c for _, c, _ in self.start.terms)])
-        return np.stack([*columns, end], axis=1), where, start
+        weights = {value: c for value, c, _ in self.start.terms}
+        weighted = [weights.get(value, 0.0) for value in range(1 + len(layout.start_draws))]
+        start = np.array([self.grid.init_scale, first.alpha, first.sigma, *weighted])
+        # what the column of the end computes is not used: a copy keeps it free of 0 / 0
+        placed = np.stack([*columns, columns[-1]], axis=1), where, start
+        for array in placed:
+            array.flags.writeable = False
+        return placed
 
     def check_traced(self) -> Layout:
         """Return the layout, or raise for a sampler that only `run` and `sample` can execute."""
         if self.layout is None:
             raise TypeError(
-                f"sampler {self.sampler!r} chooses its steps from the data and has no table; use cmsched.sample or"
-                " cmsched.run"
+                f"sampler {self.sampler!r} chooses its steps from the data and has no table; use"
+                " cmsched.sample or cmsched.run"
             )
         return self.layout
 
     def describe(self, digits: int = 5) -> str:
-        """Return the rows as a readable table: time, level, and the terms of what each row computes."""
+        """Return the rows as a readable table: time, level, and what each row computes."""
         layout = self.check_traced()
         names = value_names(layout)
         head = f"{self.sampler}: {len(self)} evaluations, stored {len(layout.slots)}"
@@ -237,7 +271,9 @@ class Plan:
                 x0 = f"{skip:.{digits}g} x + {out:.{digits}g} ({x0})"
             level = f"alpha {row.point.alpha:.{digits}g}  sigma {row.point.sigma:.{digits}g}"
             lines.append(f"{i:>4}  t = {t:<10.6g} {level}  x0 = {x0}")
-            lines += [f"        {names[v]} = {_sum(terms, names, digits)}" for v, terms in row.statements]
+            lines += [
+                f"        {names[v]} = {_sum(terms, names, digits)}" for v, terms in row.statements
+            ]
         return "\n".join(lines)
 
     def to_json(self) -> str:
@@ -261,28 +297,44 @@ class Plan:
         if not isinstance(data, dict) or data.get("cmsched") != "plan 1":
             raise ValueError('not a plan: expected a JSON object with "cmsched": "plan 1"')
         data = _infinite(data)
-        prediction = dict(data["prediction"])
-        prediction["threshold"] = prediction["threshold"] and tuple(prediction["threshold"])
-        return make_plan(
-            data["sampler"], Grid.from_dict(data["grid"]), Prediction(**prediction), data["options"]
-        )
+        try:
+            prediction = dict(data["prediction"])
+            prediction["threshold"] = prediction["threshold"] and tuple(prediction["threshold"])
+            grid = Grid.from_dict(data["grid"])
+            return make_plan(data["sampler"], grid, Prediction(**prediction), data["options"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a plan: {type(error).__name__}: {error}") from error
 
 
 def _finite(value: Any) -> Any:
     """Return plain data with infinities spelled out, which JSON has no number for."""
     if isinstance(value, float) and math.isinf(value):
-        return "inf" if value > 0 else "-inf"
+        return {"infinite": 1 if value > 0 else -1}
     if isinstance(value, Mapping):
         return {k: _finite(v) for k, v in value.items()}
     return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _infinite(value: Any) -> Any:
-    if value in ("inf", "-inf"):
-        return float(value)
     if isinstance(value, dict):
+        if value.keys() == {"infinite"}:
+            return math.copysign(math.inf, value["infinite"])
         return {k: _infinite(v) for k, v in value.items()}
     return [_infinite(v) for v in value] if isinstance(value, list) else value
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return an option as hashable plain data: lists and arrays as tuples, NumPy scalars as Python's."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(_plain(name, v) for v in value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(
+        f"option {name}={value!r} is a {type(value).__name__}: a plan is plain data, so use numbers,"
+        " strings, or sequences of these"
+    )
 
 
 def _sum(terms: tuple[Term, ...], names: Mapping[int, str], digits: int) -> str:
@@ -293,7 +345,13 @@ def _sum(terms: tuple[Term, ...], names: Mapping[int, str], digits: int) -> str:
 
 def value_names(layout: Layout) -> dict[int, str]:
     """Return readable names of the numbered values."""
-    names = {SAMPLE: "x", OUTPUT: "output", layout.estimate: "x0", layout.raw: "raw", layout.following: "x'"}
+    names = {
+        SAMPLE: "x",
+        OUTPUT: "output",
+        layout.estimate: "x0",
+        layout.raw: "raw",
+        layout.following: "x'",
+    }
     for i, (kind, rank, age) in enumerate(layout.slots):
         names[2 + i] = f"{ {'d': 'x0', 'k': f'kept{rank}', 'r': 'raw'}.get(kind, kind) }[-{age}]"
     names.update({layout.first_draw + i: f"z{rank}" for i, (rank, _) in enumerate(layout.draws)})
@@ -335,10 +393,11 @@ def make_plan(
     """Return the plan of a registered sampler on a grid.
 
     Raises:
-        ValueError: unknown sampler; a row whose coefficients are not finite, or that stores more than the registry says.
+        ValueError: unknown sampler; a step it cannot take; more stored than the registry says.
+        TypeError: unknown option; a sampler that is not linear.
     """
     entry = samplers.get(sampler)
-    complete = entry.complete(options or {})
+    complete = {k: _plain(k, v) for k, v in entry.complete(options or {}).items()}
     recipe = (sampler, grid, prediction, MappingProxyType(complete))
     if not entry.traced:
         return Plan(*recipe, None, Start((), ()), (), ())
@@ -348,16 +407,22 @@ def make_plan(
 
 
 def _lower(
-    traced: Trace, entry: samplers.Sampler, options: dict[str, Any], grid: Grid, prediction: Prediction
+    traced: Trace,
+    entry: samplers.Sampler,
+    options: dict[str, Any],
+    grid: Grid,
+    prediction: Prediction,
 ) -> tuple[Layout, Start, tuple[Row, ...]]:
     """Number the values and write each row's program in these numbers."""
     n = len(traced.points)
     linear = [(*prediction.linear(p), *prediction.boundary(p)) for p in traced.points]
     forms = [[*row.keeps, row.following] for row in traced.rows]
 
-    # an estimate is an array of its own if it is stored or not linear; else it folds into the sample and the output
+    # an estimate is an array of its own if it is stored or not linear; else it folds away
     folded = {"r"} if prediction.projects else {"d", "r"}
-    folded -= {kind for i, row in enumerate(forms) for f in row for kind, j, _ in f.terms if j < i - 1}
+    folded -= {
+        kind for i, row in enumerate(forms) for f in row for kind, j, _ in f.terms if j < i - 1
+    }
     terms: list[list[dict[Leaf, Any]]] = []
     for i, row in enumerate(forms):
         where = f"{entry.name}, evaluation {i - 1}"
@@ -368,11 +433,16 @@ def _lower(
         for leaf in (leaf for t in row_terms for leaf in t if leaf[0] != "g"):
             last_use[leaf] = i - 1
     slots = _slots(last_use, entry, options)
-    draws = [[d for d in row.draws if ("z", i - 1, d.rank) in last_use] for i, row in enumerate(traced.rows)]
-    step_draws = sorted({(d.rank, d.log_range is not None) for row in draws[1:] for d in row})
+    draws = [
+        [d for d in row.draws if ("z", i - 1, d.rank) in last_use]
+        for i, row in enumerate(traced.rows)
+    ]
+    learned: dict[int, bool] = {}
+    for draw in (d for row in draws[1:] for d in row):
+        learned[draw.rank] = learned.get(draw.rank, False) or draw.log_range is not None
     layout = Layout(
         slots=slots,
-        draws=tuple(step_draws),
+        draws=tuple(sorted(learned.items())),
         given=tuple(sorted(name for name in entry.given if name != MASK)),
         keeps=max(len(row.keeps) for row in traced.rows),
         estimates=any(leaf[0] == "d" for leaf in last_use),
@@ -382,6 +452,7 @@ def _lower(
         integral=grid.integral,
         prediction=prediction,
         masked=MASK in entry.given,
+        scaled=any(p.scale != 1.0 for p in traced.points),
     )
     ranks = [rank for rank, _ in layout.draws]
 
@@ -393,7 +464,8 @@ def _lower(
             return 2 + slots.index((kind, rank, i - j))
         if kind == "z":
             return layout.first_draw + ranks.index(rank)
-        return {"x": SAMPLE, "m": OUTPUT, "d": layout.estimate, "r": layout.raw, "k": layout.raw + 1 + rank}[kind]
+        names = {"x": SAMPLE, "m": OUTPUT, "d": layout.estimate, "r": layout.raw}
+        return names[kind] if kind in names else layout.raw + 1 + int(rank)
 
     def write(form: dict[Leaf, Any], i: int) -> tuple[Term, ...]:
         out: list[Term] = []
@@ -403,14 +475,18 @@ def _lower(
             if pair[0] == pair[1]:
                 out.append((v, float(pair[0]), EVERYWHERE))
             else:
-                out += [(v, float(w), r) for w, r in zip(pair, (INSIDE, OUTSIDE), strict=True) if w != 0.0]
+                out += [
+                    (v, float(w), r)
+                    for w, r in zip(pair, (INSIDE, OUTSIDE), strict=True)
+                    if w != 0.0
+                ]
         return tuple(sorted(out))
 
     rows = []
     for i, point in enumerate(traced.points):
         live = {leaf for leaf, last in last_use.items() if last > i and leaf[1] <= i}
         here = terms[i + 1]
-        statements = []
+        statements: list[tuple[int, tuple[Term, ...]]] = []
         if ("r", i, 0) in live:
             p, q, skip, out = linear[i]
             statements.append((layout.raw, ((SAMPLE, skip + out * p, 0), (OUTPUT, out * q, 0))))
@@ -423,11 +499,27 @@ def _lower(
             for s, (kind, rank, age) in enumerate(slots)
         )
         numbered = tuple((layout.first_draw + ranks.index(d.rank), d) for d in draws[i + 1])
-        rows.append(Row(point, linear[i], ("d", i, 0) in last_use, numbered, tuple(statements), picks))
+        rows.append(
+            Row(
+                point,
+                linear[i],
+                ("d", i, 0) in last_use,
+                numbered,
+                tuple(statements),
+                picks,
+                tuple(_program(value, terms) for value, terms in statements),
+            )
+        )
 
     pattern = []
     for value in range(layout.raw, layout.following + 1):
-        union = {(v, region) for row in rows for dest, ts in row.statements if dest == value for v, _, region in ts}
+        union = {
+            (v, region)
+            for row in rows
+            for dest, ts in row.statements
+            if dest == value
+            for v, _, region in ts
+        }
         pattern.append(tuple(sorted(union)))
     picks = tuple(
         number((kind, n, rank), n) if age == 1 else 2 + slots.index((kind, rank, age - 1))
@@ -437,20 +529,36 @@ def _lower(
     return layout, _start(terms[0][-1], draws[0], layout), tuple(rows)
 
 
+def _program(value: int, terms: tuple[Term, ...]) -> tuple[Any, ...]:
+    """Return (value, sources, weights, regions or None if all everywhere).
+
+    A unit weight comes first, where it costs no multiplication; a sum of nothing is 0 x.
+    """
+    ordered = sorted(terms, key=lambda term: term[1] != 1.0) or [(SAMPLE, 0.0, EVERYWHERE)]
+    sources, weights, regions = (tuple(column) for column in zip(*ordered, strict=True))
+    return value, sources, weights, regions if any(regions) else None
+
+
 def _start(form: dict[Leaf, Any], draws: list[Draw], layout: Layout) -> Start:
-    """Return the start row: value 0 is the start, then its draws, then the given arrays."""
+    """Return the start row: value 0 is the start, then its draws."""
     ranks = [d.rank for d in draws]
     terms = []
     for (kind, _, rank), c in form.items():
         if kind == "g" or isinstance(c, np.ndarray):
-            raise ValueError("a sampler cannot use given arrays or a mask before its first evaluation")
+            raise ValueError(
+                "a sampler cannot use given arrays or a mask before its first evaluation"
+            )
         terms.append((0 if kind == "s" else 1 + ranks.index(rank), float(c), EVERYWHERE))
     return Start(tuple(sorted(terms)), tuple((1 + k, d) for k, d in enumerate(draws)))
 
 
-def _fold(form: Form, i: int, linear: list[tuple[float, float, float, float]], folded: set[str]) -> Form:
+def _fold(
+    form: Form, i: int, linear: list[tuple[float, float, float, float]], folded: set[str]
+) -> Form:
     """Return a form with row i's own estimate written out as skip x + out (p x + q m)."""
-    out = Form({leaf: c for leaf, c in form.terms.items() if not (leaf[0] in folded and leaf[1] == i)})
+    out = Form(
+        {leaf: c for leaf, c in form.terms.items() if not (leaf[0] in folded and leaf[1] == i)}
+    )
     for leaf, (c, _) in form.terms.items():
         if leaf[0] in folded and leaf[1] == i:
             p, q, skip, last = linear[i]
@@ -462,25 +570,32 @@ def _fold(form: Form, i: int, linear: list[tuple[float, float, float, float]], f
 def _slots(
     last_use: Mapping[Leaf, int], entry: samplers.Sampler, options: dict[str, Any]
 ) -> tuple[tuple[str, int, int], ...]:
-    """Return the stored arrays (kind, rank, age), or raise where there are more than the registry says."""
+    """Return the stored arrays (kind, rank, age); more than the registry says raise."""
     slots = set()
     for (kind, j, rank), last in last_use.items():
         if last > j:
             if j < 0:
-                raise ValueError(f"{entry.name}: what precedes the first evaluation cannot be stored; Keep it later")
+                raise ValueError(
+                    f"sampler {entry.name!r} uses an array from before its first evaluation; use"
+                    " the x that the first yield gives back"
+                )
             slots |= {(kind, rank, age) for age in range(1, last - j + 1)}
     allowed = entry.trait("stored", options)
     if len(slots) > allowed:
         found = ", ".join(f"{kind}[-{age}]" for kind, _, age in sorted(slots))
         raise ValueError(
-            f"sampler {entry.name!r} is registered with stored={allowed} but needs {len(slots)} arrays between"
-            f" evaluations ({found}); carry a combination as one array with `x = yield Keep(x)`, or raise stored"
+            f"sampler {entry.name!r} is registered with stored={allowed} but needs {len(slots)}"
+            f" arrays between evaluations ({found}); carry a combination as one array with"
+            " `x = yield Keep(x)`, or raise stored"
         )
     return tuple(sorted(slots))
 
 
 def row_numbers(layout: Layout, row: Row) -> np.ndarray:
-    """Return a row as the column of a table: scale, t, estimate, alpha, sigma, learned ranges, then the weights of the pattern."""
+    """Return a row as the column of a table.
+
+    Scale, t, the estimate's four numbers, alpha, sigma, learned ranges, the pattern's weights.
+    """
     at = row.point
     ranges = {v: d.log_range for v, d in row.draws}
     learned = [

@@ -1,13 +1,17 @@
 """What the network's output m means: x0 = boundary(project(p x + q m)), on the host.
 
-p, q and the boundary's two numbers are Python floats per point; only `project` (clipping, dynamic thresholding) is not
-linear, and where it is absent all of it folds into the coefficients of a step. Predictions are defined in the frame
-that the network sees, where its input is scale * x = a x0 + s eps with a = scale * alpha and s = scale * sigma:
+p, q and the boundary's two numbers are Python floats per point; only `project` (clipping, dynamic
+thresholding) is not linear, and where it is absent all of it folds into the coefficients of a step.
+Predictions are defined in the frame that the network sees, where its input is scale * x = a x0 +
+s eps with a = scale * alpha and s = scale * sigma:
 
-    epsilon          m = eps                        sample       m = x0
-    v_prediction     m = a eps - s x0               flow_prediction  m = eps - x0
-    score            m = -eps / sigma               edm          x0 = c_skip u + c_out m      (u = x / alpha)
-    consistency      x0 = c_skip u + c_out m, with the boundary condition at sigma_min
+    epsilon          m = eps
+    sample           m = x0
+    v_prediction     m = a eps - s x0
+    flow_prediction  m = eps - x0
+    score            m = -eps / sigma
+    edm              x0 = c_skip u + c_out m, u = x / alpha
+    consistency      the same with the boundary condition c_skip = 1, c_out = 0 at sigma_min
 """
 
 import dataclasses
@@ -15,7 +19,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ._messages import choose
+from ._messages import choose, nonnegative
 from .schedules import Point
 
 __all__ = ["PREDICTION_TYPES", "Prediction", "output_from_x0"]
@@ -38,12 +42,15 @@ class Prediction:
     Args:
         type: a name in PREDICTION_TYPES.
         clip: clamp the estimate to [-clip, clip].
-        threshold: (ratio, maximum) of dynamic thresholding (arXiv:2205.11487, section 2.3): clamp to the ratio
-            quantile s of |x0| over each sample, s in [1, maximum], and divide by s.
-        sigma_data, sigma_min: of the edm and consistency scalings (arXiv:2206.00364 table 1, 2303.01469 appendix C).
-        timestep_scaling: LCM's boundary condition c_skip x + c_out x0 around the projected estimate, with
-            c(t * timestep_scaling); None for no such stage (arXiv:2310.04378, section 4.1).
-        variance_head: the output has twice the sample's channels (axis 1); the second half describes the variance.
+        threshold: (ratio, maximum) of dynamic thresholding (arXiv:2205.11487, section 2.3): clamp
+            to the ratio quantile s of |x0| over each sample, s in [1, maximum], and divide by s.
+        sigma_data: of the edm, consistency and boundary scalings (arXiv:2206.00364, table 1).
+        sigma_min: of the consistency scalings (arXiv:2303.01469, appendix C).
+        timestep_scaling: LCM's boundary condition c_skip x + c_out x0 around the projected
+            estimate, with c(t * timestep_scaling); None for no such stage (arXiv:2310.04378,
+            section 4.1).
+        variance_head: the output has twice the sample's channels (axis 1); the second half
+            describes the variance.
     """
 
     type: str = "epsilon"
@@ -56,6 +63,18 @@ class Prediction:
 
     def __post_init__(self) -> None:
         choose("prediction_type", self.type, PREDICTION_TYPES)
+        if self.clip is not None and not nonnegative("clip", self.clip) > 0.0:
+            raise ValueError(f"clip must be positive, got {self.clip}")
+        if self.threshold is not None:
+            ratio, maximum = self.threshold
+            if not (0.0 < ratio <= 1.0 and maximum > 0.0):
+                raise ValueError(
+                    "threshold must be a ratio in (0, 1] and a positive maximum, got"
+                    f" {self.threshold}"
+                )
+        if not nonnegative("sigma_data", self.sigma_data) > 0.0:
+            raise ValueError(f"sigma_data must be positive, got {self.sigma_data}")
+        nonnegative("sigma_min", self.sigma_min)
 
     @property
     def projects(self) -> bool:
@@ -78,8 +97,9 @@ class Prediction:
                 return at.scale / (a + s), -s / (a + s)
         if at.alpha == 0.0:
             raise ValueError(
-                f"prediction_type={self.type!r} does not determine x0 at t={at.t:g}, where alpha is 0 (zero terminal"
-                ' SNR); use prediction_type="v_prediction" or "sample", or timesteps that start later'
+                f"prediction_type={self.type!r} does not determine x0 at t={at.t:g}, where alpha is"
+                ' 0 (zero terminal SNR); use prediction_type="v_prediction" or "sample", or'
+                " timesteps that start later"
             )
         match self.type:
             case "epsilon":
@@ -105,7 +125,7 @@ class Prediction:
 
 
 def output_from_x0(prediction: Prediction, at: Point, x: Any, x0: Any) -> Any:
-    """Return the network output for which the estimate (without projection) is x0; arrays of any framework.
+    """Return the network output for which the estimate, unprojected, is x0; any framework's arrays.
 
     Raises:
         ValueError: no output gives this estimate here (sigma is 0).
@@ -113,5 +133,7 @@ def output_from_x0(prediction: Prediction, at: Point, x: Any, x0: Any) -> Any:
     p, q = prediction.linear(at)
     skip, out = prediction.boundary(at)
     if q == 0.0 or out == 0.0:
-        raise ValueError(f"at t={at.t:g} the estimate does not depend on the {prediction.type} output")
+        raise ValueError(
+            f"at t={at.t:g} the estimate does not depend on the {prediction.type} output"
+        )
     return x0 * (1.0 / (out * q)) - x * ((skip / out + p) / q)

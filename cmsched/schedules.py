@@ -1,7 +1,7 @@
 """Noise schedules: model time t <-> noise level, on the host in float64.
 
-A schedule is a *curve* (t <-> ratio, where ratio = sigma / alpha = exp(-lam)) and a *frame*, which says how the
-ratio is split into the two coefficients of the marginal x = alpha x0 + sigma eps:
+A schedule is a *curve* (t <-> ratio, where ratio = sigma / alpha = exp(-lam)) and a *frame*, which
+says how the ratio is split into the two coefficients of the marginal x = alpha x0 + sigma eps:
 
     vp    alpha = 1 / sqrt(1 + ratio^2)    sigma = ratio alpha    (alpha^2 + sigma^2 = 1)
     ve    alpha = 1                        sigma = ratio
@@ -11,6 +11,7 @@ Every sampler runs in every frame; samples of two frames differ by the factor be
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,18 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from ._messages import choose, nearest
+from ._messages import choose, nearest, nonnegative
 
 __all__ = [
     "BETA_SCHEDULES",
     "SCHEDULES",
+    "VESDE",
+    "VPSDE",
     "Betas",
     "Flow",
     "Logarithmic",
     "Point",
     "Schedule",
-    "VESDE",
-    "VPSDE",
     "betas",
     "make_schedule",
     "rescale_zero_terminal_snr",
@@ -39,12 +40,25 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One noise level: model time t, marginal x = alpha x0 + sigma eps, network input scale * x."""
+    """One noise level: time t, marginal x = alpha x0 + sigma eps, network input scale * x."""
 
     t: float
     alpha: float
     sigma: float
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        # Python floats raise where NumPy's divide by zero in silence
+        for name in ("t", "alpha", "sigma", "scale"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        levels = (self.alpha, self.sigma)
+        if not all(math.isfinite(v) for v in (self.t, *levels, self.scale)) or min(levels) < 0.0:
+            raise ValueError(
+                f"no such noise level: t={self.t:g}, alpha={self.alpha:g}, sigma={self.sigma:g};"
+                " both must be finite and at least 0"
+            )
+        if max(levels) == 0.0:
+            raise ValueError(f"alpha and sigma are both 0 at t={self.t:g}")
 
     @property
     def lam(self) -> float:
@@ -60,9 +74,9 @@ class Point:
 
 
 FRAMES: dict[str, Callable[[float], tuple[float, float]]] = {
-    "vp": lambda r: (0.0, 1.0) if math.isinf(r) else (1 / math.hypot(1, r), r / math.hypot(1, r)),
+    "vp": lambda r: (1 / math.hypot(1, r), r / math.hypot(1, r)),
     "ve": lambda r: (1.0, r),
-    "flow": lambda r: (0.0, 1.0) if math.isinf(r) else (1 / (1 + r), r / (1 + r)),
+    "flow": lambda r: (1 / (1 + r), r / (1 + r)),
 }
 
 
@@ -72,7 +86,7 @@ class Schedule:
 
     Args:
         frame: "vp", "ve" or "flow", see the module's first lines.
-        sigma_data: the network sees x / sqrt(alpha^2 sigma_data^2 + sigma^2); 0 for an unscaled x.
+        sigma_data: the network sees x / sqrt(alpha^2 sigma_data^2 + sigma^2); 0 for unscaled x.
     """
 
     frame: str = "vp"
@@ -80,10 +94,18 @@ class Schedule:
 
     def __post_init__(self) -> None:
         choose("frame", self.frame, FRAMES)
+        nonnegative("sigma_data", self.sigma_data)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Model times of the most and the least noise a grid starts steps from."""
+        return 1.0, 1e-3
 
     def ratio_at(self, t: float) -> float:
         """Return sigma / alpha at model time t."""
-        raise TypeError(f"{type(self).__name__} has no curve: subclass Schedule and define ratio_at")
+        raise TypeError(
+            f"{type(self).__name__} has no curve: subclass Schedule and define ratio_at"
+        )
 
     def time_at(self, ratio: float) -> float:
         """Return the model time at which sigma / alpha equals ratio."""
@@ -121,30 +143,47 @@ class Schedule:
 
     def point(self, ratio: float, t: float) -> Point:
         """Return the point with this ratio, conditioned on model time t."""
-        alpha, sigma = FRAMES[self.frame](ratio)
+        ratio = float(ratio)
+        if not math.isinf(ratio):
+            alpha, sigma = FRAMES[self.frame](ratio)
+        elif self.frame != "ve":
+            alpha, sigma = 0.0, 1.0
+        else:
+            raise ValueError(
+                f"sigma is infinite at t={t:g} in the ve frame (zero terminal SNR); use the vp"
+                " frame, or a terminal alpha_bar above 0"
+            )
         scale = 1.0
         if self.sigma_data:
             scale = 1.0 / math.hypot(alpha * self.sigma_data, sigma)
-        return Point(float(t), alpha, sigma, scale)
+        return Point(t, alpha, sigma, scale)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the schedule as plain data; `make_schedule(**data)` gives it back."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
-        return {"curve": _NAMES[type(self)], **fields}
+        for name, cls in SCHEDULES.items():
+            if cls is type(self):
+                return {"curve": name, **fields}
+        raise TypeError(f"{type(self).__name__} has no name: add it to cmsched.schedules.SCHEDULES")
 
 
 @dataclass(frozen=True)
 class Betas(Schedule):
     """Discrete-time diffusion: ratios of num_train_timesteps betas, interpolated between integers.
 
-    t -> ratio is linear in ratio and ratio -> t linear in log ratio, as the field does it (the two are inverse to
-    each other only at integers).
+    t -> ratio is linear in ratio and ratio -> t linear in log ratio, as the field does it (the two
+    are inverse to each other only at integers).
 
     Args:
+        num_train_timesteps: length of the table.
+        beta_start: first beta.
+        beta_end: last beta.
         beta_schedule: a name in BETA_SCHEDULES.
-        trained_betas: betas to use instead, each in (0, 1].
-        rescale_betas_zero_snr: shift and scale sqrt(alpha_bar) so that the last one is 0 (arXiv:2305.08891, alg. 1).
-        terminal: alpha_bar at the last step in that case (0, or a tiny number in the VE frame, where 0 is infinity).
+        trained_betas: betas to use instead, each in (0, 1).
+        rescale_betas_zero_snr: shift and scale sqrt(alpha_bar) so that the last one is 0
+            (arXiv:2305.08891, algorithm 1).
+        terminal: alpha_bar at the last step in that case (0, or a tiny number in the VE frame,
+            where 0 is infinity).
     """
 
     num_train_timesteps: int = 1000
@@ -155,41 +194,61 @@ class Betas(Schedule):
     rescale_betas_zero_snr: bool = False
     terminal: float = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size(self.num_train_timesteps)
+        choose("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
+        given = self.trained_betas
+        if given is not None and len(given) != self.num_train_timesteps:
+            raise ValueError(
+                f"trained_betas has {len(given)} entries but num_train_timesteps="
+                f"{self.num_train_timesteps}; pass num_train_timesteps={len(given)}"
+            )
+        if self.rescale_betas_zero_snr and self.num_train_timesteps < 2:
+            raise ValueError("rescale_betas_zero_snr needs at least two training steps")
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The last and the first training step."""
+        return self.num_train_timesteps - 1.0, 0.0
+
     @cached_property
     def log_alphas_cumprod(self) -> np.ndarray:
         """Log of the cumulative product of 1 - beta, shape (num_train_timesteps,)."""
         if self.trained_betas is None:
-            table = betas(self.beta_schedule, self.num_train_timesteps, self.beta_start, self.beta_end)
+            count, ends = self.num_train_timesteps, (self.beta_start, self.beta_end)
+            table = betas(self.beta_schedule, count, *ends)
         else:
-            table = np.asarray(self.trained_betas, dtype=np.float64)
+            table = np.asarray(check_betas(self.trained_betas))
         log_bar = np.cumsum(np.log1p(-table))
-        if not self.rescale_betas_zero_snr:
-            return log_bar
-        bar = rescale_zero_terminal_snr(np.exp(log_bar))
-        bar[-1] = self.terminal
-        with np.errstate(divide="ignore"):
-            return np.log(bar)
+        if self.rescale_betas_zero_snr:
+            log_bar = rescale_zero_terminal_snr(log_bar)
+            log_bar[-1] = math.log(self.terminal) if self.terminal else -math.inf
+        log_bar.flags.writeable = False
+        return log_bar
 
     @cached_property
     def alphas_cumprod(self) -> np.ndarray:
         """alpha_bar, shape (num_train_timesteps,)."""
-        return np.exp(self.log_alphas_cumprod)
+        return np.asarray(np.exp(self.log_alphas_cumprod))
 
     @cached_property
     def ratios(self) -> np.ndarray:
         """sqrt((1 - alpha_bar) / alpha_bar), shape (num_train_timesteps,), increasing."""
-        return np.sqrt(np.expm1(-self.log_alphas_cumprod))
+        return np.asarray(np.sqrt(np.expm1(-self.log_alphas_cumprod)))
 
     @cached_property
     def _log_ratios(self) -> np.ndarray:
-        return np.log(self.ratios)
+        return np.asarray(np.log(self.ratios))
 
     def ratio_at(self, t: float) -> float:
         """Return the ratio at t, linear between integers."""
         last = self.num_train_timesteps - 1
         if not 0 <= t <= last:
-            raise ValueError(f"timestep {t:g} is outside the {last + 1} training steps 0 ... {last}")
-        low = min(int(t), last)
+            raise ValueError(
+                f"timestep {t:g} is outside the {last + 1} training steps 0 ... {last}"
+            )
+        low = int(t)
         w = t - low
         if w == 0.0:
             return float(self.ratios[low])
@@ -204,6 +263,8 @@ class Betas(Schedule):
         if math.isinf(ratio):
             return float(self.num_train_timesteps - 1)
         logs = self._log_ratios
+        if len(logs) == 1:
+            return 0.0
         log = math.log(max(ratio, 1e-10))
         low = int(np.clip(np.searchsorted(logs, log, side="right") - 1, 0, len(logs) - 2))
         a, b = float(logs[low]), float(logs[low + 1])
@@ -215,10 +276,22 @@ class Betas(Schedule):
 
 @dataclass(frozen=True)
 class Flow(Schedule):
-    """Rectified flow: ratio = sigma / (1 - sigma), t = num_train_timesteps * sigma (arXiv:2210.02747, 2209.03003)."""
+    """Rectified flow: ratio = sigma / (1 - sigma), t = num_train_timesteps * sigma.
+
+    arXiv:2210.02747, 2209.03003.
+    """
 
     frame: str = "flow"
     num_train_timesteps: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size(self.num_train_timesteps)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Where sigma is 1 and 1 / num_train_timesteps."""
+        return float(self.num_train_timesteps), 1.0
 
     def ratio_at(self, t: float) -> float:
         """Return the ratio at t."""
@@ -234,31 +307,50 @@ class Flow(Schedule):
 
 @dataclass(frozen=True)
 class Logarithmic(Schedule):
-    """Continuous levels that condition the network on t = factor * log(ratio) (EDM 0.25, consistency models 250)."""
+    """Any level, t = factor * log(ratio): factor 0.25 for EDM, 250 for consistency models."""
 
     frame: str = "ve"
     sigma_data: float = 0.5
     factor: float = 0.25
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """EDM's noise levels, sigma = 80 and 0.002 (arXiv:2206.00364, table 1)."""
+        return self.time_at(80.0), self.time_at(0.002)
 
     def ratio_at(self, t: float) -> float:
         """Return the ratio at t."""
         return math.exp(t / self.factor)
 
     def time_at(self, ratio: float) -> float:
-        """Return t at this ratio; 1e-44 keeps the logarithm finite at 0, as in the published code."""
+        """Return t at this ratio; 1e-44 keeps it finite at 0, as in the published code."""
         return self.factor * math.log(ratio + 1e-44)
 
 
 @dataclass(frozen=True)
 class VPSDE(Schedule):
-    """Variance-preserving SDE, t in [0, 1]: log alpha = -t^2 (b1 - b0) / 4 - t b0 / 2 (arXiv:2011.13456, eq. 33)."""
+    """Variance-preserving SDE, t in [0, 1]: -log alpha = t^2 (b1 - b0) / 4 + t b0 / 2.
+
+    arXiv:2011.13456, eq. 33.
+    """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.beta_min <= self.beta_max < math.inf:
+            raise ValueError(
+                "beta_min and beta_max must be positive and in order, got"
+                f" {self.beta_min} and {self.beta_max}"
+            )
+
     def ratio_at(self, t: float) -> float:
         """Return the ratio at t."""
-        return math.sqrt(math.expm1(t * t * (self.beta_max - self.beta_min) / 2 + t * self.beta_min))
+        if not t >= 0:
+            raise ValueError(f"time {t:g} is below 0, where there is no noise")
+        slope = self.beta_max - self.beta_min
+        return math.sqrt(math.expm1(t * t * slope / 2 + t * self.beta_min))
 
     def time_at(self, ratio: float) -> float:
         """Return t at this ratio, the positive root of the quadratic."""
@@ -269,20 +361,31 @@ class VPSDE(Schedule):
 
 @dataclass(frozen=True)
 class VESDE(Schedule):
-    """Variance-exploding SDE, t in [0, 1]: sigma = sigma_min (sigma_max / sigma_min)^t (arXiv:2011.13456, eq. 31)."""
+    """Variance-exploding SDE, t in [0, 1]: ratio = sigma_min (sigma_max / sigma_min)^t.
+
+    arXiv:2011.13456, eq. 31.
+    """
 
     frame: str = "ve"
     sigma_min: float = 0.01
     sigma_max: float = 50.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(
+                "sigma_min and sigma_max must be positive and in order, got"
+                f" {self.sigma_min} and {self.sigma_max}"
+            )
+
     def ratio_at(self, t: float) -> float:
         """Return the ratio at t."""
-        return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
+        return float(self.sigma_min * (self.sigma_max / self.sigma_min) ** t)
 
     def time_at(self, ratio: float) -> float:
         """Return t at this ratio; 0 for noise below sigma_min."""
-        low = math.log(self.sigma_min)
-        return max(math.log(max(ratio, self.sigma_min)) - low, 0.0) / (math.log(self.sigma_max) - low)
+        low = self.sigma_min
+        return math.log(max(ratio, low) / low) / math.log(self.sigma_max / low)
 
 
 def _alpha_bar(name: str) -> Callable[[float], float]:
@@ -311,33 +414,54 @@ def _betas(name: str, count: int, start: float, end: float) -> np.ndarray:
     elif name == "sigmoid":
         table = (end - start) / (1 + np.exp(-np.linspace(-6, 6, count))) + start
     else:
-        bar = _alpha_bar(name)
-        table = np.array([min(1 - bar((i + 1) / count) / bar(i / count), 0.999) for i in range(count)])
+        bar = [_alpha_bar(name)(i / count) for i in range(count + 1)]
+        table = np.minimum([1 - after / before for before, after in itertools.pairwise(bar)], 0.999)
+    if not np.all((table > 0) & (table < 1)):
+        raise ValueError(
+            f"betas must lie in (0, 1); {name} from beta_start={start:g} to beta_end={end:g} goes"
+            f" from {table.min():g} to {table.max():g}"
+        )
     table.flags.writeable = False
     return table
 
 
-def betas(beta_schedule: str, num_train_timesteps: int, beta_start: float, beta_end: float) -> np.ndarray:
+def betas(
+    beta_schedule: str, num_train_timesteps: int, beta_start: float, beta_end: float
+) -> np.ndarray:
     """Return the float64 betas of a named schedule, shape (num_train_timesteps,), read-only."""
     choose("beta_schedule", beta_schedule, BETA_SCHEDULES)
     return _betas(beta_schedule, int(num_train_timesteps), float(beta_start), float(beta_end))
 
 
-def rescale_zero_terminal_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
-    """Return alpha_bar shifted to end at 0 and scaled to keep its first entry (arXiv:2305.08891, algorithm 1)."""
-    root = np.sqrt(alphas_cumprod)
-    first, last = root[0], root[-1]
-    return np.square((root - last) * (first / (first - last)))
+def rescale_zero_terminal_snr(log_alphas_cumprod: np.ndarray) -> np.ndarray:
+    """Return log alpha_bar, its square root shifted to end at 0 and scaled to keep its first entry.
+
+    arXiv:2305.08891, algorithm 1, written so that an alpha_bar next to 1 keeps its digits.
+    """
+    first = log_alphas_cumprod[0]
+    drop = np.expm1(
+        (log_alphas_cumprod - first) / 2
+    )  # sqrt(alpha_bar) / that of the first, minus 1
+    with np.errstate(divide="ignore"):
+        return np.asarray(first + 2 * np.log1p(-drop / drop[-1]))
 
 
-_NAMES: dict[type, str] = {
-    Betas: "betas",
-    Flow: "flow",
-    Logarithmic: "logarithmic",
-    VPSDE: "vp_sde",
-    VESDE: "ve_sde",
+SCHEDULES: dict[str, type[Schedule]] = {
+    "betas": Betas,
+    "flow": Flow,
+    "logarithmic": Logarithmic,
+    "vp_sde": VPSDE,
+    "ve_sde": VESDE,
 }
-SCHEDULES: dict[str, type[Schedule]] = {name: cls for cls, name in _NAMES.items()}
+
+
+def check_size(num_train_timesteps: Any) -> None:
+    """Raise unless this is a whole number of at least 1."""
+    whole = isinstance(num_train_timesteps, int | np.integer)
+    if not whole or isinstance(num_train_timesteps, bool):
+        raise TypeError(f"num_train_timesteps must be an integer, got {num_train_timesteps!r}")
+    if num_train_timesteps < 1:
+        raise ValueError(f"num_train_timesteps must be at least 1, got {num_train_timesteps}")
 
 
 def make_schedule(curve: str, **options: Any) -> Schedule:
@@ -364,7 +488,8 @@ def check_betas(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 1 or table.size < 2 or not np.all((table > 0) & (table < 1)):
         raise ValueError(
-            f"trained_betas must be a list of at least two numbers in (0, 1), got shape {table.shape}"
+            "trained_betas must be a list of at least two numbers in (0, 1), got shape"
+            f" {table.shape}"
             + (f" with values from {table.min():g} to {table.max():g}" if table.size else "")
         )
     return tuple(table.tolist())

@@ -1,10 +1,11 @@
 """Which points to visit: model times or noise levels, on the host in float64, noisiest first.
 
-`TIMESTEPS` are rules over the training steps 0 ... N-1, `RAMPS` rules between two noise levels (sigma / alpha). What
-comes out is a `Grid`: n + 1 points for n steps.
+`TIMESTEPS` are rules over the training steps 0 ... N-1, `RAMPS` rules between two noise levels
+(sigma / alpha). What comes out is a `Grid`: n + 1 points for n steps.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,18 @@ import numpy as np
 from ._messages import choose
 from .schedules import Point, Schedule, make_schedule
 
-__all__ = ["RAMPS", "TIMESTEPS", "Grid", "Walk", "check_count", "decreasing", "host", "karras", "ramp", "timesteps"]
+__all__ = [
+    "RAMPS",
+    "TIMESTEPS",
+    "Grid",
+    "Walk",
+    "check_count",
+    "decreasing",
+    "host",
+    "karras",
+    "ramp",
+    "timesteps",
+]
 
 
 @dataclass(frozen=True)
@@ -27,8 +39,9 @@ class Grid:
         schedule: makes points between them, `at(t= | sigma= | lam=)`.
         init_scale: the start is init_scale * noise.
         integral: whether the network is conditioned on integers.
-        arrivals: where each step ends, if that is not the point the next one starts from (the reference's DDIM steps
-            by a fixed stride over timesteps of another one).
+        arrivals: where each step ends, if that is not the point the next one starts from (the
+            reference's DDIM steps by a fixed stride over timesteps of another one).
+        skipped: how many steps of a longer run come before the first point.
     """
 
     points: tuple[Point, ...]
@@ -36,10 +49,19 @@ class Grid:
     init_scale: float = 1.0
     integral: bool = False
     arrivals: tuple[Point, ...] | None = None
+    skipped: int = 0
 
     def __post_init__(self) -> None:
         if len(self.points) < 2:
             raise ValueError(f"a grid needs at least two points (one step), got {len(self.points)}")
+        if self.arrivals is not None and len(self.arrivals) != len(self):
+            raise ValueError(f"{len(self)} steps need as many arrivals, got {len(self.arrivals)}")
+        for a, b in itertools.pairwise(self.points):
+            if b.ratio > a.ratio * (1 + 1e-9):  # equal up to rounding is a step of length zero
+                raise ValueError(
+                    f"a grid runs from noise to data, but sigma/alpha goes from {a.ratio:g} up to"
+                    f" {b.ratio:g} (t={a.t:g} to t={b.t:g})"
+                )
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -61,7 +83,11 @@ class Grid:
             return self
         arrivals = self.arrivals and self.arrivals[k:]
         return dataclasses.replace(
-            self, points=self.points[k:], init_scale=self.points[k].sigma, arrivals=arrivals
+            self,
+            points=self.points[k:],
+            init_scale=self.points[k].sigma,
+            arrivals=arrivals,
+            skipped=self.skipped + k,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,6 +100,7 @@ class Grid:
             "init_scale": self.init_scale,
             "integral": self.integral,
             "arrivals": arrivals,
+            "skipped": self.skipped,
         }
 
     @classmethod
@@ -82,7 +109,8 @@ class Grid:
         arrivals = data["arrivals"] and tuple(Point(*row) for row in data["arrivals"])
         points = tuple(Point(*row) for row in data["points"])
         schedule = make_schedule(**data["schedule"])
-        return cls(points, schedule, data["init_scale"], data["integral"], arrivals)
+        options = (data["init_scale"], data["integral"], arrivals, data["skipped"])
+        return cls(points, schedule, *options)
 
 
 class Walk:
@@ -90,6 +118,7 @@ class Walk:
 
     def __init__(self, grid: Grid) -> None:
         self.points, self.at, self._grid, self.step = grid.points, grid.at, grid, 0
+        self.total = grid.skipped + len(grid)  # steps of the whole run
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -97,12 +126,13 @@ class Walk:
 
     def steps(self) -> Iterator[tuple[Point, Point]]:
         """Yield the two ends of every step."""
-        for self.step, ends in enumerate(self._grid.steps()):
+        for step, ends in enumerate(self._grid.steps()):
+            self.step = step
             yield ends
 
 
 def linspace(n: int, train: int, *, last: int, extra: bool) -> np.ndarray:
-    """n points from last - 1 down to 0; with extra n of n + 1 points, the one at 0 left out."""
+    """Even in t from last - 1 down to 0; with extra n of n + 1 points, the one at 0 left out."""
     if n + extra == 1:
         return np.array([last - 1.0])
     return np.linspace(0, last - 1, n + extra)[::-1][:n]
@@ -138,58 +168,83 @@ def timesteps(
     """Return n timesteps, decreasing, of a named spacing.
 
     Args:
+        spacing: a name in TIMESTEPS.
+        n: how many; "trailing" gives fewer where `last` is below train.
         train: number of training steps.
         last: visit only steps below this one (train if None).
         extra: the multistep family's rule: n of n + 1 points, the lowest left out.
         offset: added to the "leading" rule (`steps_offset`).
-        whole: round linspace to integers, as the integer-time classes do; trailing and leading are always whole.
+        whole: round linspace to integers, as the integer-time classes do; trailing and leading
+            are always whole.
+
+    Raises:
+        ValueError: too many steps for different timesteps, or an offset past the last one.
     """
     choose("timestep_spacing", spacing, TIMESTEPS)
+    n = check_count("num_inference_steps", n)
     top = train if last is None else last
     if spacing == "leading" and top < n + extra:
-        raise ValueError(f"{n} leading steps need at least {n + extra} training steps, got {top}; use fewer steps")
+        raise ValueError(
+            f"{n} leading steps need at least {n + extra} training steps, got {top}; use fewer"
+            " steps"
+        )
     times = TIMESTEPS[spacing](n, train, last=top, extra=extra)
-    if whole or spacing == "trailing":
-        # trailing rounds before the shift by one: half to even, as the field does
-        times = np.round(times + 1) - 1 if spacing == "trailing" else np.round(times)
+    if spacing == "trailing":  # rounds before the shift by one: half to even, as the field does
+        times = np.round(times + 1) - 1
+    elif whole:
+        times = np.round(times)
     if spacing == "leading":
         times = times + offset
         if times[0] > train - 1:
             raise ValueError(
-                f"steps_offset={offset} with {n} leading steps starts at timestep {times[0]:g}, but the last training"
-                f" step is {train - 1}; use fewer steps or steps_offset=0"
+                f"steps_offset={offset} with {n} leading steps starts at timestep {times[0]:g}, but"
+                f" the last training step is {train - 1}; use fewer steps or steps_offset=0"
             )
-    out = [float(t) for t in times]
+    out: list[float] = times.tolist()
     if len(set(out)) < len(out):
         raise ValueError(
-            f"{n} {spacing} timesteps over {train} training steps are not all different; use fewer steps"
+            f"{n} {spacing} timesteps over {train} training steps are not all different; use fewer"
+            " steps"
         )
     return out
 
 
+def check_ends(n: int, high: float, low: float, *, positive: bool) -> None:
+    """Raise unless a ramp can be made of n levels from high to low."""
+    check_count("num_inference_steps", n)
+    if not (0.0 < high < math.inf and (low > 0.0 if positive else low >= 0.0)):
+        raise ValueError(f"noise levels must be positive and finite, got {high:g} to {low:g}")
+    if low > high or (low == high and n > 1):
+        raise ValueError(f"noise levels must go down, got {n} from {high:g} to {low:g}")
+
+
 def karras(n: int, high: float, low: float, *, rho: float = 7.0) -> np.ndarray:
     """(high^(1/rho) + i/(n-1) (low^(1/rho) - high^(1/rho)))^rho (arXiv:2206.00364, eq. 5)."""
+    check_ends(n, high, low, positive=False)
     return ramp(np.linspace(0, 1, n), high, low, rho=rho)
 
 
 def ramp(fractions: np.ndarray, high: float, low: float, *, rho: float) -> np.ndarray:
     """Karras levels at given fractions of the way from high to low."""
     a, b = high ** (1 / rho), low ** (1 / rho)
-    return (a + fractions * (b - a)) ** rho
+    return np.asarray((a + fractions * (b - a)) ** rho)
 
 
 def exponential(n: int, high: float, low: float) -> np.ndarray:
     """Even in log sigma, which is uniform in lam."""
-    return np.exp(np.linspace(math.log(high), math.log(low), n))
+    check_ends(n, high, low, positive=True)
+    return np.asarray(np.exp(np.linspace(math.log(high), math.log(low), n)))
 
 
 def beta(n: int, high: float, low: float, *, a: float = 0.6, b: float = 0.6) -> np.ndarray:
     """Quantiles of the Beta(a, b) distribution (arXiv:2407.12173); needs SciPy."""
     try:
-        from scipy.stats import beta as distribution  # noqa: PLC0415  (an extra, loaded only here)
+        from scipy.stats import beta as distribution  # an extra, loaded only here
     except ImportError:
         raise ImportError('beta sigmas need SciPy: pip install "cmsched[scipy]"') from None
-    return low + distribution.ppf(1 - np.linspace(0, 1, n), a, b) * (high - low)
+    check_ends(n, high, low, positive=False)
+    quantiles = np.asarray(distribution.ppf(1 - np.linspace(0, 1, n), a, b))
+    return low + quantiles * (high - low)
 
 
 RAMPS: dict[str, Callable[..., np.ndarray]] = {
@@ -201,7 +256,12 @@ RAMPS: dict[str, Callable[..., np.ndarray]] = {
 
 
 def check_count(name: str, value: Any, largest: int | None = None, why: str = "") -> int:
-    """Return a step count as int, or raise ValueError for one below 1, above largest, or not whole."""
+    """Return a step count as int, or raise.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: below 1, or above largest.
+    """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer of at least 1, got {value!r}")
     if value < 1:
@@ -212,14 +272,26 @@ def check_count(name: str, value: Any, largest: int | None = None, why: str = ""
 
 
 def decreasing(name: str, values: Sequence[float] | np.ndarray) -> list[float]:
-    """Return an explicit list as finite, strictly decreasing floats; a wrong order is shown put right."""
-    table = np.asarray(host(values), dtype=np.float64)
+    """Return an explicit list as finite, strictly decreasing floats.
+
+    Raises:
+        TypeError: not numbers.
+        ValueError: empty, not one-dimensional, not finite, or not decreasing (shown put right).
+    """
+    try:
+        table = np.asarray(host(values))
+        table = table if table.dtype.kind in "OUSb" else table.astype(np.float64)
+    except (TypeError, ValueError):
+        table = np.array(None)
+    if table.dtype.kind != "f":
+        raise TypeError(f"{name} must be a list of numbers, got {values!r}")
     if table.ndim != 1 or table.size == 0 or not np.all(np.isfinite(table)):
         raise ValueError(f"{name} must be a non-empty list of finite numbers, got {values!r}")
     items: list[float] = table.tolist()
-    if any(b >= a for a, b in zip(items, items[1:], strict=False)):
-        right = ", ".join(f"{v:g}" for v in sorted(set(items), reverse=True)[:12])
-        raise ValueError(f"{name} must be strictly decreasing; the same values in order: [{right}]")
+    if any(b >= a for a, b in itertools.pairwise(items)):
+        right = sorted(set(items), reverse=True)
+        shown = ", ".join([f"{v:g}" for v in right[:12]] + ["..."] * (len(right) > 12))
+        raise ValueError(f"{name} must be strictly decreasing; the same values in order: [{shown}]")
     return items
 
 

@@ -2,14 +2,13 @@
 
 Every array a loop handles is a linear combination of leaves, named (kind, row, rank):
 
-    x   the sample an evaluation stands on        d   its estimate x0        r   its unprojected estimate
-    k   what a Keep stored                        z   a draw                 g   a given array (rank is its name)
+    x   the sample an evaluation stands on    d   its estimate x0    r   its unprojected estimate
+    k   what a Keep stored                    z   a draw             g   a given array (rank: name)
     s   the start
 
-A row is what happens between two evaluations: row -1 before the first one, row i after evaluation i.
+A row is what happens between two evaluations: row -1 before the first, row i after evaluation i.
 """
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,10 +25,13 @@ __all__ = ["MASK", "Draw", "Form", "Leaf", "Trace", "trace"]
 Leaf = tuple[str, int, Any]
 MASK = "mask"
 ROUNDING = 8 * sys.float_info.epsilon
+SINGULAR = (
+    "a step to sigma = 0 or from alpha = 0 that its formula does not have, or two equal points"
+)
 
 
 class Draw(NamedTuple):
-    """One unit normal: the interval (in lam) it belongs to, if any, and the range of its learned log variance."""
+    """One unit normal: its interval (in lam), if any, and the range of its learned log variance."""
 
     rank: int
     interval: tuple[float, float] | None = None
@@ -37,9 +39,10 @@ class Draw(NamedTuple):
 
 
 class Form:
-    """A linear form {leaf: (coefficient, sum of magnitudes)}; the second number tells rounding residue from a term.
+    """A linear form {leaf: (coefficient, sum of magnitudes)}.
 
-    A coefficient is a float, or a pair (inside the mask, outside) once a mask has entered.
+    The second number tells rounding residue from a term. A coefficient is a float, or a pair
+    (inside the mask, outside) once a mask has entered.
     """
 
     __array_ufunc__ = None  # array * Form is Form's business
@@ -51,31 +54,41 @@ class Form:
     @classmethod
     def leaf(cls, *leaf: Any) -> "Form":
         """Return 1 * leaf."""
-        return cls({leaf: (1.0, 1.0)})  # type: ignore[dict-item]
+        return cls({leaf: (1.0, 1.0)})
 
     def __add__(self, other: "Form") -> "Form":
         """Return the sum of two forms."""
         if not isinstance(other, Form):
-            raise TypeError(f"a sampler is linear: cannot add {other!r} to an array; multiply arrays by numbers and add")
+            raise TypeError(
+                f"a sampler is linear: cannot add {other!r} to an array; multiply arrays by numbers"
+                " and add the products"
+            )
         terms = dict(self.terms)
         for leaf, (c, m) in other.terms.items():
             c0, m0 = terms.get(leaf, (0.0, 0.0))
             terms[leaf] = (c0 + c, m0 + m)
         return Form(terms)
 
+    def __radd__(self, other: Any) -> "Form":
+        """Return the sum; 0 is what the built-in sum() starts from."""
+        return self if type(other) is int and other == 0 else self.__add__(other)
+
     def __mul__(self, number: Any) -> "Form":
         """Return the form times a number, or times a mask."""
-        if isinstance(number, Form):
-            raise TypeError("a sampler is linear: the product of two arrays cannot be traced; register it traced=False")
-        if not isinstance(number, np.ndarray):
-            number = float(number)
+        number = _factor(number, "product")
         return Form({leaf: (number * c, abs(number) * m) for leaf, (c, m) in self.terms.items()})
 
     __rmul__ = __mul__
 
     def __truediv__(self, number: Any) -> "Form":
         """Return the form divided by a number."""
+        number = _factor(number, "quotient")
         return Form({leaf: (c / number, m / abs(number)) for leaf, (c, m) in self.terms.items()})
+
+    def __rtruediv__(self, number: Any) -> "Form":
+        """Refuse: dividing by an array is not linear."""
+        _factor(self, "quotient")
+        raise AssertionError
 
     def __neg__(self) -> "Form":
         """Return minus the form."""
@@ -83,20 +96,39 @@ class Form:
 
     def __sub__(self, other: "Form") -> "Form":
         """Return the difference of two forms."""
-        return self + -1.0 * other
+        return self + -1.0 * _form(other)
+
+    def __rsub__(self, other: Any) -> "Form":
+        """Return the difference of two forms."""
+        return -self + other
 
     def clean(self, where: str) -> dict[Leaf, Any]:
-        """Return {leaf: coefficient} without rounding residue; a coefficient that is not finite raises ValueError."""
+        """Return {leaf: coefficient} without rounding residue, or raise where one is not finite."""
         out = {}
         for leaf, (c, m) in self.terms.items():
             if not np.all(np.isfinite(c)):
                 raise ValueError(
-                    f"{where}: the coefficient of {leaf[0]}{leaf[1]} is {c}; this sampler cannot take this step (a step"
-                    " to sigma = 0 or from alpha = 0, or two equal points)"
+                    f"{where}: the coefficient of {leaf[0]}{leaf[1]} is {c}; this sampler cannot"
+                    f" take this step ({SINGULAR})"
                 )
             if np.any(np.abs(c) > ROUNDING * m):
                 out[leaf] = c
         return out
+
+
+def _form(value: Any) -> Form:
+    """Return a form unchanged; anything else cannot be added to one."""
+    return value if isinstance(value, Form) else Form({}) + value
+
+
+def _factor(value: Any, what: str) -> Any:
+    """Return what may multiply a form: a float, or the two values of a mask."""
+    if isinstance(value, Form):
+        raise TypeError(
+            f"a sampler is linear: the {what} of two arrays cannot be traced; compute the factor on"
+            " the host, or register the sampler with traced=False"
+        )
+    return value if isinstance(value, np.ndarray) else float(value)
 
 
 @dataclass
@@ -107,7 +139,7 @@ class TracedRow:
     step: int = 0
     keeps: list[Form] = field(default_factory=list)
     draws: list[Draw] = field(default_factory=list)
-    following: Form | None = None
+    following: Form = field(default_factory=lambda: Form({}))
 
 
 class Trace(NamedTuple):
@@ -121,17 +153,28 @@ class Trace(NamedTuple):
         return [row.point for row in self.rows[1:] if row.point is not None]
 
 
-def trace(sampler: Sampler, grid: Grid, options: Mapping[str, Any], *, projects: bool) -> Trace:
-    """Run a sampler's loop on linear forms.
+def _array(sampler: Sampler, verb: str, value: Any) -> Form:
+    """Return a form that a loop handed out; anything else raises."""
+    if not isinstance(value, Form):
+        raise TypeError(f"sampler {sampler.name!r} {verb} {value!r} where an array is expected")
+    return value
 
-    Args:
-        projects: whether raw and projected estimates differ.
+
+def trace(sampler: Sampler, grid: Grid, options: Mapping[str, Any], *, projects: bool) -> Trace:
+    """Run a sampler's loop on linear forms; `projects` says whether raw and x0 differ.
+
+    Raises:
+        ValueError: a step that the loop cannot take, or a loop without evaluations.
+        TypeError: arithmetic that is not linear, or something yielded that is no request.
     """
     rows = [TracedRow(None)]
     walk = Walk(grid)
 
     def noise(
-        a: Point | None = None, b: Point | None = None, *, log_range: tuple[float, float] | None = None
+        a: Point | None = None,
+        b: Point | None = None,
+        *,
+        log_range: tuple[float, float] | None = None,
     ) -> Form:
         row = rows[-1]
         interval = None if a is None or b is None else (a.lam, b.lam)
@@ -148,23 +191,33 @@ def trace(sampler: Sampler, grid: Grid, options: Mapping[str, Any], *, projects:
         try:
             asked = loop.send(reply)
         except StopIteration as end:
-            rows[-1].following = end.value
+            if len(rows) == 1:
+                raise ValueError(f"sampler {sampler.name!r} never evaluates the network") from None
+            rows[-1].following = _array(sampler, "returned", end.value)
             return Trace(rows)
-        except (ZeroDivisionError, OverflowError) as error:
+        except (ValueError, ArithmeticError) as error:
             raise ValueError(
-                f"sampler {sampler.name!r} cannot take step {walk.step} of this grid ({error}): a step to sigma = 0 or from"
-                " alpha = 0 that its formula does not have, or two equal points"
+                f"sampler {sampler.name!r} cannot take step {walk.step} of this grid ({error}):"
+                f" {SINGULAR}"
             ) from error
         if isinstance(asked, Keep):
-            rows[-1].keeps.append(asked.x)
+            kept = _array(sampler, "kept", asked.x)
+            if len(rows) == 1:  # nothing is stored before the first evaluation
+                reply = kept
+                continue
+            rows[-1].keeps.append(kept)
             reply = Form.leaf("k", len(rows) - 2, len(rows[-1].keeps) - 1)
             continue
+        if not isinstance(asked, tuple) or len(asked) != 2 or not isinstance(asked[1], Point):
+            raise TypeError(
+                f"sampler {sampler.name!r} yielded {asked!r}; yield x, point (or Raw(x, point), or"
+                " Keep(x))"
+            )
         x, point = asked
-        rows[-1].following = x
+        rows[-1].following = _array(sampler, "yielded", x)
         rows.append(TracedRow(point, walk.step))
         i = len(rows) - 2
         sample, x0 = Form.leaf("x", i, 0), Form.leaf("d", i, 0)
         reply = (sample, x0)
         if isinstance(asked, Raw):
             reply = (sample, x0, Form.leaf("r", i, 0) if projects else x0)
-

@@ -4,8 +4,13 @@ CMSCHED_BACKENDS restricts the backends of a run; CMSCHED_REQUIRE_BACKENDS names
 `demo`) whose absence is a failure instead of a line in the header.
 """
 
-import importlib
 import os
+
+# Tests run in several processes: threads of their own would only get in each other's way. This must
+# be set before NumPy is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import importlib
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec

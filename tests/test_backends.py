@@ -198,10 +198,10 @@ def test_combine_gives_a_single_value_back_itself(xp):
 def test_half_precision_is_accumulated_in_float32(xp, arrays):
     if not hasattr(xp.xp, "float16"):
         pytest.skip(f"{xp.name} has no float16")
-    # In float16 the first sum overflows, and 2048 + 1 is 2048.
+    # In float16 the first product overflows, and 4096 + 1 is 4096.
     values = [xp.asarray([40000.0, 2048.0], "float16"), xp.asarray([40000.0, 1.0], "float16")]
     values.append(values[0])
-    weights = [1.5, 1.0, -1.5]
+    weights = [2.0, 1.0, -2.0]
     if arrays:
         weights = [xp.asarray(w, "float32") for w in weights]
     out = backends.resolve(values[0]).combine(values, weights, xp.xp.float32)

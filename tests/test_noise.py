@@ -1,6 +1,8 @@
 """Portable noise: the words, the normals, what they depend on; native generators; hostile input."""
 
 import pickle
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -30,6 +32,11 @@ def draw(xp, rng=0, shape=(2, 3, 4), name="float32", **options):
     assert out.dtype == like.dtype
     assert tuple(out.shape) == tuple(shape)
     return xp.numpy(out)
+
+
+def run(code):
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return out.stdout.split()
 
 
 def host(rng=0, shape=(2, 3, 4), name="float64", **options):
@@ -132,6 +139,16 @@ def test_blocks_do_not_show(monkeypatch):
         monkeypatch.undo()
 
 
+def test_blocks_beyond_32_bits():
+    from cmsched.backends import numpy as adapter
+
+    key = np.array([[[3]], [[7]]], np.uint32)
+    for first in (0, 2**32 - 4, 2**32, 5 * 2**32 + 8):
+        expected = [threefry.block((3, 7), divmod(first + i, 2**32)) for i in range(4)]
+        found = adapter.words(tuple(key), first, 4).view(np.uint32)
+        assert found.tolist() == [[a ^ b for a, b in expected]]
+
+
 @given(
     shape=st.lists(st.integers(1, 2**20), min_size=1, max_size=4),
     seed=st.integers(0, 2**32),
@@ -187,6 +204,10 @@ def test_a_batch_may_be_split(xp):
     np.testing.assert_array_equal(draw(xp, [3, Rng(3), Rng(3, [8])], (3, 4)), whole[[0, 0, 8]])
 
 
+def test_an_empty_batch_takes_an_empty_list(xp):
+    assert draw(xp, [], (0, 4)).shape == (0, 4)
+
+
 def test_a_list_of_seeds_is_sample_zero_of_each(xp):
     z = draw(xp, (5, 2**63, Rng(5, range(1, 2))), (3, 4))
     for i, rng in enumerate([5, 2**63, Rng(5, sample=[1])]):
@@ -212,6 +233,7 @@ def test_rows_of_a_batch_at_different_draws(xp):
     for i, row in enumerate((7, 0, 3)):
         expected = host(9, (3, 4), row=row, rank=1)[i]
         np.testing.assert_allclose(z[i], expected, rtol=0, atol=4e-6)
+    np.testing.assert_array_equal(draw(xp, row=np.int64(7)), draw(xp, row=7))
     one = xp.asarray(np.array(7), "int32")
     z = xp.numpy(standard_normal(9, (3, 4), like.dtype, like, row=one, rank=1))
     np.testing.assert_allclose(z, host(9, (3, 4), row=7, rank=1), rtol=0, atol=4e-6)
@@ -392,19 +414,56 @@ def test_traced_draw_numbers():
         normal(1, 777)
 
 
+@needs_jax
+def test_sharded_noise_is_made_where_it_is_needed():
+    """Split along any axis: same numbers, and no device makes more than its part."""
+    code = """if 1:
+        import jax, numpy as np
+        from jax.sharding import Mesh, NamedSharding, PartitionSpec
+        jax.config.update("jax_num_cpu_devices", 4)
+        from cmsched import backends, noise
+        mesh = Mesh(np.array(jax.devices()), ("x",))
+        backend, shape = backends.named("jax"), (4, 8, 12, 16)
+        expected = noise.Rng(0).normal(shape, xp="jax")
+        for axis in range(4):
+            spec = NamedSharding(mesh, PartitionSpec(*[None] * axis, "x"))
+            like = jax.device_put(np.zeros(shape, np.float32), spec)
+            z = noise.standard_normal(0, shape, like.dtype, like, row=0, purpose=noise.START)
+            assert z.sharding == spec and np.allclose(z, expected, rtol=0, atol=4e-6)
+            fn = lambda x: noise.standard_normal(0, shape, x.dtype, x, row=0)
+            text = jax.jit(fn, out_shardings=spec).lower(like).compile().as_text()
+            assert "all-" not in text and "collective" not in text
+            assert f"[{','.join(map(str, shape))}]" not in text
+        other = jax.device_put(np.zeros(2, np.float32), jax.devices()[2])
+        z = noise.standard_normal(0, (2,), other.dtype, other, row=0)
+        assert z.device == other.device == backend.put(np.ones(2), other).device
+        print("ok")"""
+    assert run(code) == ["ok"]
+
+
 @needs_torch
 class TestTorch:
     def normal(self, x, row, rng=6):
         return standard_normal(rng, x.shape, x.dtype, x, row=row)
 
-    def test_compiles_as_one_graph(self):
+    @pytest.mark.parametrize("rng", [6, Rng(2**63, sample=range(4, 6)), [5, Rng(7)]])
+    def test_compiles_as_one_graph(self, rng):
         import torch
 
+        torch.compiler.reset()
         x = torch.zeros(2, 3)
         compiled = torch.compile(self.normal, fullgraph=True, backend="eager")
         for row in (0, 1, torch.tensor(2), torch.tensor([3, 4])):
-            for rng in (6, Rng(2**63, sample=range(4, 6)), [5, Rng(7)]):
-                assert torch.equal(compiled(x, row, rng), self.normal(x, row, rng))
+            assert torch.equal(compiled(x, row, rng), self.normal(x, row, rng))
+
+    def test_compiles_before_anything_was_loaded(self):
+        code = (
+            "import torch, cmsched.backends\nfrom cmsched.noise import standard_normal\n"
+            "def fn(x):\n    return standard_normal(6, x.shape, x.dtype, x, row=0)\n"
+            "x = torch.zeros(2, 3)\n"
+            "print(torch.equal(torch.compile(fn, fullgraph=True, backend='eager')(x), fn(x)))"
+        )
+        assert run(code) == ["True"]
 
     def test_operator_is_well_formed(self):
         import torch
@@ -468,12 +527,12 @@ def test_hostile_rng(xp, rng, error, message):
 
 def test_generators_of_another_framework(xp):
     if xp.backend != "numpy":
-        with pytest.raises(TypeError, match="makes no .* noise"):
+        with pytest.raises(TypeError, match=r"makes no .* noise"):
             draw(xp, np.random.default_rng(0))
     if xp.backend != "torch" and find_spec("torch"):
         import torch
 
-        with pytest.raises(TypeError, match="makes no .* noise"):
+        with pytest.raises(TypeError, match=r"makes no .* noise"):
             draw(xp, torch.Generator())
 
 

@@ -104,6 +104,10 @@ class Backend:
         name = host.dtype.name if dtype is None else dtype
         return self.xp.asarray(host, dtype=self.dtype(name), device=self.device(like))
 
+    def at(self, host: np.ndarray, device: Any = None) -> Array:
+        """Copy a host array to a device (None: the default one)."""
+        return self.xp.asarray(host, device=device, copy=True)
+
     def zeros_like(self, x: Array) -> Array:
         """Give zeros of the same shape, dtype and device."""
         return self.xp.zeros_like(x)
@@ -139,6 +143,12 @@ class Backend:
     def execute(self, fn: Callable[..., Any], static: Any, *trees: Any) -> Any:
         """Call `fn(static, *trees)` in the way that is fastest for concrete arrays."""
         return fn(static, *trees)
+
+    def scan(self, body: Callable[[Any], Any], state: Any, length: int) -> Any:
+        """Apply `body` `length` times, as one loop where the framework compiles loops."""
+        for _ in range(length):
+            state = body(state)
+        return state
 
     # noise
 

@@ -89,14 +89,18 @@ class CupyBackend(Backend):
     ) -> Array:
         """Draw the portable normals of a stream, on the device."""
         batch = shape[0] if shape else 1
-        with device or cp.cuda.Device() as current:
+        current = device or cp.cuda.Device()
+        with current:
             key = _device_keys(stream, batch, current.id)
             return threefry.normals(self.xp, key, shape, dtype, None, counter)
 
 
 # One pass per term, half precision promoted on the way; the weight is a scalar or an array.
 _add_scaled = cp.ElementwiseKernel(
-    "T value, W weight", "A total", "total += static_cast<A>(value) * weight", "cmsched_add_scaled"
+    "T value, W weight",
+    "A total",
+    "total += static_cast<A>(value) * static_cast<A>(weight)",
+    "cmsched_add_scaled",
 )
 
 

@@ -65,6 +65,10 @@ class JaxBackend(Backend):
         with jax.ensure_compile_time_eval():  # a value even within a trace, so that it may be kept
             return jax.device_put(host, self._place(self.device(like)))
 
+    def at(self, host: np.ndarray, device: Any = None) -> Array:
+        """Copy a host array to a device; 64 bits become 32 where JAX holds no more."""
+        return jax.device_put(host, device)
+
     def traced(self, *arrays: Any) -> bool:
         """Tell whether one of the arrays is a tracer."""
         return any(isinstance(x, jax.core.Tracer) for x in arrays)
@@ -74,6 +78,10 @@ class JaxBackend(Backend):
         if self.traced(*jax.tree_util.tree_leaves(trees)):
             return fn(static, *trees)
         return _compiled(fn)(static, *trees)
+
+    def scan(self, body: Callable[[Any], Any], state: Any, length: int) -> Any:
+        """Apply `body` `length` times in a lax.scan; a state keeps its structure and dtypes."""
+        return jax.lax.scan(lambda carry, _: (body(carry), None), state, length=length)[0]
 
     def is_generator(self, generator: Any) -> bool:
         """Tell whether this is one key, typed or two uint32 words."""

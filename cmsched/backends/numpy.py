@@ -110,12 +110,10 @@ class NumpyBackend(Backend):
         key = self.folded(stream, batch, counter)[..., None]
         out = np.empty(batch * size, dtype)
         rows = max(1, BLOCK // max(1, size))
-        low = np.arange(min(size, BLOCK), dtype=np.uint32)
         for i in range(0, batch, rows):
             part = tuple(key[:, i : i + rows])
             for j in range(0, size, BLOCK):  # a power of two: no block crosses a 2^32 boundary
-                column = low[: size - j] + (j & threefry.LOW)
-                word = threefry.bits(part, (j >> 32, column)).view(np.int32).reshape(-1)
+                word = words(part, j, min(BLOCK, size - j)).reshape(-1)
                 block = out[i * size + j :]
                 for k in range(0, len(word), MAP_BLOCK):
                     piece = word[k : k + MAP_BLOCK]
@@ -131,6 +129,13 @@ class NumpyBackend(Backend):
             return np.array(folded, np.uint32).T.reshape(2, batch)
         low = np.atleast_1d(np.asarray(row)).astype(np.uint32)
         return np.stack(threefry.threefry(tuple(key), (rank, low)))
+
+
+def words(key: threefry.Words, first: int, count: int) -> np.ndarray:
+    """Give the words of elements first, first + 1, ... of each sample, as int32."""
+    low = np.arange(count, dtype=np.uint32) + (first & threefry.LOW)
+    word: np.ndarray = threefry.bits(key, (first >> 32, low))
+    return word.view(np.int32)
 
 
 BACKEND = NumpyBackend("array_api_compat.numpy")

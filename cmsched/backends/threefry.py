@@ -94,10 +94,9 @@ def bits(key: Words, counter: Words) -> Array:
 def keys(stream: Stream, batch: int) -> np.ndarray:
     """Give the host keys of a batch, (2, batch) uint32: seed, then sample, then purpose."""
     seeds, samples, purpose = stream
-    count = len(seeds) if samples is None and len(seeds) > 1 else batch
-    high, low = zip(*((seed >> 32, seed & LOW) for seed in seeds), strict=True)
+    high, low = [seed >> 32 for seed in seeds], [seed & LOW for seed in seeds]
     key: Words = (np.array(high, np.uint32), np.array(low, np.uint32))
-    numbers = np.arange(count) if samples is None else np.array(samples)
+    numbers = np.arange(batch) if samples is None else np.array(samples)
     for number in (numbers.astype(np.uint32), np.array([purpose], np.uint32)):
         key = threefry(key, (0, number))
     host = np.stack(np.broadcast_arrays(*key))

@@ -7,6 +7,7 @@ from typing import Any
 import array_api_compat.torch
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from cmsched.backends import threefry
 from cmsched.backends.base import Array, Backend, DType
@@ -36,7 +37,13 @@ class TorchBackend(Backend):
 
     def put(self, host: np.ndarray, like: Array, dtype: str | DType | None = None) -> Array:
         """Copy a host array to the device of `like`."""
-        return torch.tensor(host, dtype=dtype and self.dtype(dtype), device=like.device)
+        # Kept by plans beyond the mode they were first used in.
+        with torch.inference_mode(False):
+            return torch.tensor(host, dtype=dtype and self.dtype(dtype), device=like.device)
+
+    def at(self, host: np.ndarray, device: Any = None) -> Array:
+        """Copy a host array to a device."""
+        return torch.tensor(host, device=device)
 
     def zeros_like(self, x: Array) -> Array:
         """Give zeros of the same shape, dtype and device."""
@@ -46,6 +53,10 @@ class TorchBackend(Backend):
         """Choose elementwise."""
         return torch.where(condition, a, b)
 
+    def traced(self, *arrays: Any) -> bool:
+        """Tell whether one of the arrays is a fake tensor."""
+        return any(isinstance(x, FakeTensor) for x in arrays)
+
     def clip(self, x: Array, lo: float, hi: float) -> Array:
         """Limit to [lo, hi]."""
         return x.clamp(lo, hi)
@@ -54,23 +65,25 @@ class TorchBackend(Backend):
         """Sum weights[k] * values[k] in `dtype`, into a new tensor."""
         first, scale = values[0], weights[0]
         # vmap cannot write a batched term into an unbatched buffer, nor DTensor change a placement.
-        if len(values) == 1 or type(first) is not torch.Tensor or _transform() is not None:
+        if type(first) is not torch.Tensor or _transform() is not None:
             return super().combine(values, weights, dtype)
-        if isinstance(scale, float):
-            start = 1
-            if first.dtype is not dtype:
-                total = first.to(dtype).mul_(scale)
-            elif scale == 1.0:
-                total = torch.add(first, values[1], alpha=weights[1])
-                start = 2
-            else:
-                total = first.mul(scale)
-            for k in range(start, len(values)):  # add_ promotes half precision without a copy
-                total.add_(values[k], alpha=weights[k])
-        else:
+        if not isinstance(scale, float):
             total = first.to(dtype).mul(scale)
             for k in range(1, len(values)):
                 total.addcmul_(values[k], weights[k])
+            return total
+        rest = 1
+        if first.dtype is not dtype:
+            total = first.to(dtype).mul_(scale)
+        elif scale != 1.0:
+            total = first.mul(scale)
+        elif len(values) == 1:
+            return first
+        else:
+            total = torch.add(first, values[1], alpha=weights[1])
+            rest = 2
+        for k in range(rest, len(values)):  # add_ promotes half precision without a copy
+            total.add_(values[k], alpha=weights[k])
         return total
 
     def is_generator(self, generator: Any) -> bool:

@@ -1,16 +1,17 @@
-"""The samplers: loops over a grid, each written as its paper prints it, and the registry that lists them.
+"""The samplers: loops over a grid, written as their papers print them, and the registry of them.
 
-A sampler is a generator `loop(x, grid, noise, **options)`. It yields where it wants the network evaluated and gets
-back the array that stands there and the network's clean-sample estimate:
+A sampler is a generator `loop(x, grid, noise, **options)`. It yields where it wants the network
+evaluated and gets back the array that stands there and the network's clean-sample estimate:
 
     x, x0      = yield x, a             evaluate at point a
     x, x0, raw = yield Raw(x, a)        the estimate without clipping as well
-    x          = yield Keep(x)          store this combination as one array (a hint: it never changes the result)
+    x          = yield Keep(x)          store this as one array (a hint: it changes no result)
     z          = noise(a, b)            Brownian increment from a to b, as a unit normal
     z          = noise()                an independent unit normal
 
-and returns the final sample. It may use only +, -, * and / by numbers on arrays; whatever depends on the step is
-decided on the host. Loops are in native (alpha, sigma) form, so they hold in every frame.
+and returns the final sample. It may use only +, -, * and / by numbers on arrays; whatever depends
+on the step is decided on the host. Loops are in native (alpha, sigma) form, so they hold in every
+frame.
 """
 
 import inspect
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from .._messages import choose, nearest
+from .._messages import choose, nearest, nonnegative
 from ..schedules import Point
 
 __all__ = ["REGISTRY", "Keep", "Loop", "Raw", "Sampler", "get", "register"]
@@ -52,10 +53,13 @@ class Sampler:
         stored: arrays kept between evaluations at most, or a function of the options.
         evaluations: network calls per step.
         stochastic: whether it draws, or a function of the options.
-        exact: whether every row maps exact marginals to exact marginals (churn with s_noise other than 1 does not).
+        exact: whether, with exact estimates, every step keeps the marginals exact, or a function
+            of the options.
         given: names of arrays the caller passes in `given=`.
         traced: False for a loop whose control flow depends on data.
         options: defaults of the loop's keyword options, read from its signature.
+        choices: the values that an option may have; one whose default is a float may have any
+            number of at least 0.
         variants: option sets that the tests visit.
     """
 
@@ -70,14 +74,28 @@ class Sampler:
     given: tuple[str, ...] = ()
     traced: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     variants: tuple[Mapping[str, Any], ...] = ({},)
 
     def complete(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options with defaults filled in; an unknown one raises TypeError."""
+        """Return all options with defaults filled in.
+
+        Raises:
+            TypeError: an unknown option, or not a number where one is needed.
+            ValueError: a value that the option cannot have.
+        """
         for name in options:
             if name not in self.options:
-                raise TypeError(f"sampler {self.name!r} has no option {name!r}{nearest(name, self.options)}")
-        return {**self.options, **options}
+                close = nearest(name, self.options)
+                raise TypeError(f"sampler {self.name!r} has no option {name!r}{close}")
+        complete = {**self.options, **options}
+        for name, value in complete.items():
+            if name in self.choices:
+                choose(name, value, self.choices[name])
+                complete[name] = self.choices[name][self.choices[name].index(value)]
+            elif isinstance(self.options[name], float):
+                complete[name] = nonnegative(name, value)
+        return complete
 
     def trait(self, name: str, options: Mapping[str, Any] | None = None) -> Any:
         """Return a trait (order, stored, stochastic, exact) for these options."""
@@ -89,14 +107,20 @@ REGISTRY: dict[str, Sampler] = {}
 
 
 def register(name: str, **traits: Any) -> Callable[[Loop], Loop]:
-    """Return a decorator that enters a loop into the registry; `defaults` overrides those of its signature."""
+    """Return a decorator that enters a loop into the registry.
+
+    Args:
+        name: the short name.
+        traits: fields of `Sampler`, and `defaults`, which overrides those of the loop's signature.
+    """
     given = traits.get("given", ())
     defaults = traits.pop("defaults", {})
 
     def enter(loop: Loop) -> Loop:
         parameters = inspect.signature(loop).parameters.values()
-        options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given}
-        REGISTRY[name] = Sampler(name, loop, options=MappingProxyType({**options, **defaults}), **traits)
+        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given]
+        options = {p.name: p.default for p in keywords} | defaults
+        REGISTRY[name] = Sampler(name, loop, options=MappingProxyType(options), **traits)
         return loop
 
     return enter
@@ -108,4 +132,4 @@ def get(name: str) -> Sampler:
     return REGISTRY[name]
 
 
-from . import first_order, heun, multistep  # noqa: E402  (the families register themselves)
+from . import first_order, heun, multistep  # noqa: E402, F401  (the families register themselves)

@@ -1,4 +1,4 @@
-"""The named schedulers: a configuration, plans made from it, and the stateful habit around one plan."""
+"""The named schedulers: a configuration, plans made from it, the stateful habit around one."""
 
 from .base import KarrasDiffusionSchedulers, SchedulerMixin
 from .config import CLASSES, ConfigMixin, FrozenDict
@@ -10,6 +10,7 @@ from .first_order import (
     LCMScheduler,
     LCMSchedulerOutput,
 )
+from .generic import Scheduler
 from .multistep import DPMSolverMultistepScheduler
 from .outputs import SchedulerOutput
 from .variance_exploding import (
@@ -43,6 +44,7 @@ __all__ = [
     "KarrasDiffusionSchedulers",
     "LCMScheduler",
     "LCMSchedulerOutput",
+    "Scheduler",
     "SchedulerMixin",
     "SchedulerOutput",
 ]

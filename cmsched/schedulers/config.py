@@ -5,16 +5,13 @@ The files and the rules are those of the field's `scheduler_config.json`: they g
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import json
 import os
 import re
-import threading
 import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, NoReturn
 
@@ -28,7 +25,6 @@ REQUIRED = inspect.Parameter.empty  # the default of an option that must be give
 _LOAD = ("subfolder", "revision", "cache_dir", "local_files_only", "force_download", "token")
 _PUSH = ("repo_id", "commit_message", "private", "token", "create_pr", "subfolder")
 _DROPPED = ("resume_download", "proxies")
-_MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _NON_FINITE = re.compile(r"[+-]?(inf(inity)?|nan)", re.IGNORECASE)
 
 
@@ -227,6 +223,8 @@ class ConfigMixin:
         Keywords: subfolder; for the Hub revision, cache_dir, local_files_only, force_download and
         token. Returns (config, unused keywords, commit hash), less what was not asked for.
         """
+        from . import files  # and with it what only files need
+
         for key in _DROPPED:
             if key in kwargs:
                 raise TypeError(f"{key}= is not supported: the Hub's client has dropped it")
@@ -234,13 +232,12 @@ class ConfigMixin:
         if kwargs and not return_unused_kwargs:
             key = min(kwargs)
             raise TypeError(f"load_config has no keyword {key!r}{nearest(key, _LOAD)}")
-        file = _find(os.fspath(pretrained_model_name_or_path), cls.config_name, **where)
-        result = [_read(file)]
+        file = files.find(os.fspath(pretrained_model_name_or_path), cls.config_name, **where)
+        result = [files.read(file)]
         if return_unused_kwargs:
             result.append(kwargs)
         if return_commit_hash:
-            found = re.search(r"snapshots/([0-9a-f]{40})/", Path(file).as_posix())
-            result.append(found and found[1])
+            result.append(files.commit_hash(file))
         return tuple(result) if len(result) > 1 else result[0]
 
     @classmethod
@@ -280,21 +277,23 @@ class ConfigMixin:
         Keywords for the Hub: repo_id (default: the folder's name), commit_message, private, token,
         create_pr, subfolder. OSError where the file cannot be written; then nothing is.
         """
+        from . import files  # and with it what only files need
+
         for key in kwargs:
             if key not in _PUSH:
                 raise TypeError(f"save_config has no keyword {key!r}{nearest(key, _PUSH)}")
             if not push_to_hub:
                 raise TypeError(f"{key}= has no effect without push_to_hub=True")
-        hub = _hub() if push_to_hub else None
+        hub = files.hub_client() if push_to_hub else None
         text = self.to_json_string()  # before the folder is made: what fails here leaves nothing
         folder = os.path.abspath(os.fspath(save_directory))
         if os.path.exists(folder) and not os.path.isdir(folder):
             raise NotADirectoryError(f"cannot save in {folder}: it is a file, not a directory")
         os.makedirs(folder, exist_ok=True)
         file = os.path.join(folder, self.config_name)
-        _write(file, text)
+        files.write(file, text)
         if hub:
-            _push(hub, file, **{"repo_id": os.path.basename(folder), **kwargs})
+            files.push(hub, file, **{"repo_id": os.path.basename(folder), **kwargs})
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
@@ -314,10 +313,15 @@ class ConfigMixin:
 
     def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
         """Write the config file at this path, whole or not at all."""
-        _write(os.fspath(json_file_path), self.to_json_string())
+        from . import files
+
+        files.write(os.fspath(json_file_path), self.to_json_string())
 
     def _json(self, default: Any = None) -> str:
-        config = {**self.config, "_class_name": type(self).__name__, "_cmsched_version": _version()}
+        from . import files
+
+        config = {**self.config, "_class_name": type(self).__name__}
+        config["_cmsched_version"] = files.version()
         config.pop("_use_default_values", None)
         return json.dumps(config, indent=2, sort_keys=True, default=default) + "\n"
 
@@ -389,106 +393,3 @@ def _plain(value: Any, default: Any = "") -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return value
-
-
-@functools.cache
-def _version() -> str:
-    from importlib import metadata  # slow to import, and needed for files only
-
-    try:
-        return metadata.version("cmsched")
-    except metadata.PackageNotFoundError:  # a source tree that is not installed
-        return "unknown"
-
-
-def _write(path: str, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = Path(f"{path}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise type(error)(f"cannot write {path}: {error.strerror}") from error
-
-
-def _read(path: str) -> Any:
-    try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # neither JSON nor UTF-8
-        raise OSError(f"{path} is not a valid JSON file: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object, it holds a {type(config).__name__}")
-    return config
-
-
-def _find(source: str, name: str, subfolder: str | None = None, **hub: Any) -> str:
-    """Return the path of a config file, through the Hub where `source` is no existing path."""
-    if os.path.isfile(source):
-        if subfolder:
-            raise NotADirectoryError(f"{source} is a file, it has no subfolder {subfolder!r}")
-        return source
-    if os.path.isdir(source):
-        root = Path(source)
-        file = root / (subfolder or "") / name
-        if file.is_file():
-            return str(file)
-        others = [str(other.parent.relative_to(root)) for other in sorted(root.glob(f"*/{name}"))]
-        others = ["None"] if (root / name).is_file() else [repr(other) for other in others]
-        hint = f"; there is one for subfolder={' or '.join(others)}" if others else ""
-        raise FileNotFoundError(f"there is no {name} in {file.parent}{hint}")
-    if not _MODEL_ID.fullmatch(source):
-        raise FileNotFoundError(f"{source!r} is neither an existing path nor a model id")
-    return _download(source, name, subfolder, **hub)
-
-
-def _hub() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        need = 'the Hugging Face Hub needs huggingface_hub: pip install "cmsched[hub]"'
-        raise ImportError(need) from error
-    return huggingface_hub
-
-
-def _download(model: str, name: str, subfolder: str | None, **hub: Any) -> str:
-    """Return the path of a file in the Hub's cache, fetched if need be; OSError if it cannot be."""
-    client = _hub()
-    from huggingface_hub import errors
-
-    try:
-        return str(client.hf_hub_download(model, name, subfolder=subfolder, **hub))
-    except Exception as error:  # the client raises many kinds, its HTTP library's among them
-        causes = {
-            errors.GatedRepoError: "access is restricted; ask for it on its page and pass token=",
-            errors.RepositoryNotFoundError: "it is no path and no public model; is token= missing?",
-            errors.RevisionNotFoundError: f"there is no revision {hub.get('revision')!r}",
-            errors.LocalEntryNotFoundError: "it is not in the cache, and the Hub was not reached",
-            errors.EntryNotFoundError: "there is no such file; is subfolder='scheduler' meant?",
-        }  # subclasses first
-        why = next((why for kind, why in causes.items() if isinstance(error, kind)), repr(error))
-        file = f"{subfolder}/{name}" if subfolder else name
-        raise OSError(
-            f"cannot load {file} of {model!r} from the Hugging Face Hub: {why}"
-        ) from error
-
-
-def _push(
-    client: Any, file: str, repo_id: str, subfolder: str | None = None, **options: Any
-) -> None:
-    """Upload this file only, whatever else lies in its folder."""
-    name = os.path.basename(file)
-    try:
-        api = client.HfApi(token=options.get("token"))
-        repo = api.create_repo(repo_id, exist_ok=True, private=options.get("private"))
-        api.upload_file(
-            path_or_fileobj=file,
-            path_in_repo=f"{subfolder}/{name}" if subfolder else name,
-            repo_id=repo.repo_id,
-            commit_message=options.get("commit_message") or "Upload scheduler",
-            create_pr=options.get("create_pr", False),
-        )
-    except Exception as error:  # as in _download
-        raise OSError(f"saved {file}, but cannot upload it to {repo_id!r}: {error}") from error

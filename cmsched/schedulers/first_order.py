@@ -11,7 +11,8 @@ from ..predictions import Prediction
 from ..samplers.first_order import VARIANCES
 from ..schedules import Point
 from ..spacings import Grid
-from .base import BETA_OPTIONS, EXCHANGEABLE, BetaScheduler
+from .base import EXCHANGEABLE
+from .betas import BETA_OPTIONS, BetaScheduler
 from .config import FrozenDict
 from .outputs import OriginalSampleOutput, SchedulerOutput
 
@@ -218,5 +219,5 @@ class LCMScheduler(BetaScheduler):
     @property
     def final_alpha_cumprod(self) -> Any:
         """alpha_bar after timestep 0, which no step of this class goes to."""
-        bar = self._schedule(self._options).alphas_cumprod
+        bar = self._table.alphas_cumprod
         return self._shown(np.array(1.0 if self._options.set_alpha_to_one else bar[0]))

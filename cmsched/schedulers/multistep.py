@@ -11,7 +11,8 @@ from .._messages import choose
 from ..samplers import multistep
 from ..schedules import Flow, Point, Schedule
 from ..spacings import RAMPS, Grid
-from .base import BETA_OPTIONS, EXCHANGEABLE, BetaScheduler
+from .base import EXCHANGEABLE
+from .betas import BETA_OPTIONS, BetaScheduler
 from .config import FrozenDict
 from .outputs import SchedulerOutput
 from .variance_exploding import RAMP_OPTIONS, chosen_ramp
@@ -115,7 +116,7 @@ class DPMSolverMultistepScheduler(BetaScheduler):
         schedule = self._schedule(config)
         if config.final_sigmas_type == "zero":
             return schedule.point(0.0, 0.0)
-        lowest = super()._schedule(config).at(t=0.0)
+        lowest = self._betas(config).at(t=0.0)
         return schedule.at(sigma=lowest.ratio) if config.use_flow_sigmas else lowest
 
     def _points(self, config: FrozenDict, n: int, *, mu: float | None = None, **options: Any) -> list[Point]:
@@ -144,7 +145,7 @@ class DPMSolverMultistepScheduler(BetaScheduler):
 
     def _times(self, config: FrozenDict, n: int) -> list[float]:
         """Return n of n + 1 spaced timesteps, none below lambda_min_clipped."""
-        schedule, train = super()._schedule(config), config.num_train_timesteps
+        schedule, train = self._betas(config), config.num_train_timesteps
         lams = -np.log(schedule.ratios)
         last = int(np.count_nonzero(lams >= config.lambda_min_clipped))
         arguments = (config.timestep_spacing, n, train)

@@ -1,12 +1,14 @@
 """What `step` returns: fields by attribute, name or position."""
 
-from collections.abc import Callable, Iterator
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 __all__ = ["OriginalSampleOutput", "SchedulerOutput"]
 
 
-class SchedulerOutput:
+class SchedulerOutput(Mapping[str, Any]):
     """Output of a scheduler's step.
 
     Args:
@@ -15,53 +17,60 @@ class SchedulerOutput:
 
     fields: ClassVar[tuple[str, ...]] = ("prev_sample",)
 
-    def __init__(self, prev_sample: Any, estimate: Callable[[], Any] | Any = None) -> None:
-        self.prev_sample = prev_sample
-        self._estimate = estimate
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__  # a mapping's would compare arrays, whose truth is not defined
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        """Take the fields by position or name; those left out are None."""
+        given = {**dict(zip(self.fields, values, strict=False)), **named}
+        if len(values) + len(named) != len(given) or not given.keys() <= {*self.fields}:
+            raise TypeError(f"{type(self).__name__} takes {', '.join(self.fields)}")
+        for name in self.fields:
+            setattr(self, name, given.get(name))
+
+    @classmethod
+    def lazy(cls, prev_sample: Any, estimate: Callable[[], Any]) -> SchedulerOutput:
+        """Return an output whose estimate of x0 is computed at first use: most loops never look."""
+        output = cls.__new__(cls)
+        output.prev_sample = prev_sample
+        output._estimate = estimate
+        return output
+
+    prev_sample: Any
+    _estimate: Callable[[], Any]
 
     def __getattr__(self, name: str) -> Any:
-        """Compute the estimate of x0 at first use: most loops never look at it."""
         if name not in type(self).fields[1:]:
-            raise AttributeError(f"{type(self).__name__} has no field {name!r}; it has {', '.join(self.fields)}")
-        value = self._estimate() if callable(self._estimate) else self._estimate
+            fields = ", ".join(self.fields)
+            raise AttributeError(f"{type(self).__name__} has no field {name!r}; it has {fields}")
+        value = self._estimate()
         setattr(self, name, value)
+        del self._estimate  # and the arrays that it holds
         return value
 
     def __getitem__(self, key: str | int | slice) -> Any:
-        """Return a field by name or position."""
-        if isinstance(key, str):
-            if key not in self.fields:
-                raise KeyError(key)
-            return getattr(self, key)
-        return self.to_tuple()[key] if isinstance(key, slice) else getattr(self, self.fields[key])
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """Return all fields, in order."""
-        return tuple(getattr(self, name) for name in self.fields)
-
-    def keys(self) -> tuple[str, ...]:
-        """Return the fields' names."""
-        return self.fields
-
-    def values(self) -> tuple[Any, ...]:
-        """Return the fields' values."""
-        return self.to_tuple()
-
-    def items(self) -> tuple[tuple[str, Any], ...]:
-        """Return names and values."""
-        return tuple(zip(self.fields, self.to_tuple(), strict=True))
+        if isinstance(key, slice):
+            return self.to_tuple()[key]
+        if isinstance(key, str) and key not in self.fields:
+            raise KeyError(key)
+        return getattr(self, key if isinstance(key, str) else self.fields[key])
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over names, as a mapping does."""
         return iter(self.fields)
 
     def __len__(self) -> int:
-        """Return the number of fields."""
         return len(self.fields)
 
+    def __reduce__(self) -> tuple[type[SchedulerOutput], tuple[Any, ...]]:
+        return type(self), self.to_tuple()
+
     def __repr__(self) -> str:
-        """Return the fields' names."""
         return f"{type(self).__name__}({', '.join(self.fields)})"
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return all fields, in order."""
+        return tuple(getattr(self, name) for name in self.fields)
 
 
 class OriginalSampleOutput(SchedulerOutput):

@@ -11,7 +11,8 @@ from ..plan import Plan, make_plan
 from ..predictions import Prediction
 from ..schedules import Logarithmic, Point
 from ..spacings import RAMPS, Grid
-from .base import BETA_OPTIONS, EXCHANGEABLE, BetaScheduler, SchedulerMixin
+from .base import EXCHANGEABLE, SchedulerMixin, begins_step
+from .betas import BETA_OPTIONS, BetaScheduler
 from .config import FrozenDict
 from .outputs import OriginalSampleOutput, SchedulerOutput
 
@@ -227,10 +228,8 @@ class HeunDiscreteScheduler(SigmaScheduler):
     @property
     def state_in_first_order(self) -> bool:
         """Whether the next evaluation is the first one of its step."""
-        if self._plan is None or self._step_index is None or self._step_index >= len(self._plan):
-            return True
-        i = self._step_index
-        return i == 0 or self._plan.steps[i] != self._plan.steps[i - 1]
+        i = self.step_index
+        return not i or self._plan is None or i >= len(self._plan) or begins_step(self._plan, i)
 
 
 def timed(point: Point) -> Point:
@@ -264,6 +263,7 @@ class CMStochasticIterativeScheduler(SchedulerMixin):
     whole_times = False
 
     def _validate(self, config: FrozenDict) -> None:
+        super()._validate(config)
         spacings.check_count("num_train_timesteps", config.num_train_timesteps)
         for name in ("sigma_min", "sigma_data", "rho"):
             if not config[name] > 0:

@@ -1,0 +1,54 @@
+"""Classifier-free guidance around a model, on any framework."""
+
+from collections.abc import Callable
+from typing import Any
+
+from .backends import resolve
+
+__all__ = ["guide", "rescale_guidance"]
+
+Array = Any
+
+
+def guide(
+    model: Callable[[Array, Array], Array], scale: float, *, rescale: float = 0.0
+) -> Callable[[Array, Array], Array]:
+    """Return a model(x, t) whose output is u + scale (c - u) (arXiv:2207.12598, eq. 6).
+
+    Args:
+        model: called once with a batch of twice the size, [x, x]; returns its outputs, the unconditional half u first,
+            then the conditional half c (close over the two conditions, in this order).
+        scale: 0 gives u, 1 gives c; usual values are 3 to 10.
+        rescale: see `rescale_guidance`; 0 for none, 0.7 is usual with zero terminal SNR.
+
+    Raises:
+        ValueError: rescale outside [0, 1], or an output without twice the batch.
+    """
+    if not 0.0 <= rescale <= 1.0:
+        raise ValueError(f"rescale must lie in [0, 1], got {rescale}")
+
+    def guided(x: Array, t: Array) -> Array:
+        backend = resolve(x)
+        xp, batch = backend.xp, x.shape[0]
+        output = model(xp.concat([x, x]), xp.concat([t, t]) if len(t.shape) else t)
+        if output.shape[0] != 2 * batch:
+            raise ValueError(
+                f"a guided model gets a batch of {2 * batch} ([x, x]) and must return as many outputs, got"
+                f" {output.shape[0]}"
+            )
+        unconditional, conditional = output[:batch, ...], output[batch:, ...]
+        mixed = unconditional + scale * (conditional - unconditional)
+        return rescale_guidance(mixed, conditional, rescale) if rescale else mixed
+
+    return guided
+
+
+def rescale_guidance(guided: Array, conditional: Array, rescale: float) -> Array:
+    """Return the guided output with its standard deviation moved towards the conditional one's, per sample.
+
+    rescale * (guided std(conditional) / std(guided)) + (1 - rescale) * guided (arXiv:2305.08891, eq. 15 and 16).
+    """
+    xp = resolve(guided).xp
+    axes = tuple(range(1, len(guided.shape)))
+    ratio = xp.std(conditional, axis=axes, keepdims=True) / xp.std(guided, axis=axes, keepdims=True)
+    return guided * (rescale * ratio + (1.0 - rescale))

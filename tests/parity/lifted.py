@@ -1,0 +1,88 @@
+"""diffusers' schedulers as they are installed, or with their float32 tables lifted to float64.
+
+Lifting rebinds the names `torch` and `np` inside diffusers' scheduler modules to stand-ins whose
+float32 is float64. In both cases `randn_tensor` is replaced by a source that keeps what it gave, so
+that the other side of a comparison gets the same noise and draws can be counted.
+"""
+
+import importlib
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+MODULES = {
+    "CMStochasticIterativeScheduler": "consistency_models",
+    "LCMScheduler": "lcm",
+    "DDIMScheduler": "ddim",
+    "DDPMScheduler": "ddpm",
+    "EulerDiscreteScheduler": "euler_discrete",
+    "EulerAncestralDiscreteScheduler": "euler_ancestral_discrete",
+    "HeunDiscreteScheduler": "heun_discrete",
+    "DPMSolverMultistepScheduler": "dpmsolver_multistep",
+}
+
+
+class StandIn:
+    """A module, with some of its names bound to something else."""
+
+    def __init__(self, module: Any, **names: Any) -> None:
+        self.__dict__.update(names, _module=module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class Draws:
+    """Replaces `randn_tensor`: normals from a seed, kept until they are handed over."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._given: list[torch.Tensor] = []
+
+    def __call__(self, shape: Any, **kwargs: Any) -> torch.Tensor:
+        z = torch.from_numpy(self._rng.standard_normal(tuple(shape))).to(kwargs["dtype"])
+        self._given.append(z)
+        return z
+
+    def handed_over(self) -> list[torch.Tensor]:
+        """What was drawn since the last call."""
+        given, self._given = self._given, []
+        return given
+
+
+def module(name: str) -> Any:
+    """The module of a scheduler class."""
+    return importlib.import_module(f"diffusers.schedulers.scheduling_{MODULES[name]}")
+
+
+@contextmanager
+def reference(name: str, draws: Draws, *, lifted: bool) -> Iterator[type]:
+    """The scheduler class of this name; within the context its module is rebound."""
+    home = module(name)
+    names: dict[str, Any] = {"randn_tensor": draws} if hasattr(home, "randn_tensor") else {}
+    if lifted:
+        names["torch"] = StandIn(torch, float32=torch.float64)
+        names["np"] = StandIn(np, float32=np.float64)
+    before = {key: getattr(home, key) for key in names}
+    dtype = torch.get_default_dtype()
+    logger = logging.getLogger("diffusers")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        for key, value in names.items():
+            setattr(home, key, value)
+        if lifted:  # for tensors made without a dtype
+            torch.set_default_dtype(torch.float64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its own deprecations
+            yield getattr(home, name)
+    finally:
+        for key, value in before.items():
+            setattr(home, key, value)
+        torch.set_default_dtype(dtype)
+        logger.setLevel(level)
