@@ -9,12 +9,19 @@ import sys
 
 from timing import header, race, report
 
-LOADED = "import sys, numpy; a = set(sys.modules); import cmsched; print(*sorted({m.partition('.')[0] for m in set(sys.modules) - a}))"
+LOADED = """
+import sys, numpy
+before = set(sys.modules)
+import cmsched
+print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
+"""
 
 
 def run(code: str) -> str:
     """Run code in a fresh interpreter and return what it prints."""
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
 
 
 def main() -> None:
@@ -23,13 +30,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30, help="alternations (default 30)")
     rounds = parser.parse_args().rounds
     codes = {"nothing": "", "numpy": "import numpy", "cmsched": "import cmsched"}
-    times = race({name: (lambda c=code: run(c)) for name, code in codes.items()}, rounds=rounds, seconds=0)
+    times = race(
+        {name: (lambda c=code: run(c)) for name, code in codes.items()}, rounds=rounds, seconds=0
+    )
     ms = {name: 1e3 * value.median for name, value in times.items()}
     numpy, ours = ms["numpy"] - ms["nothing"], ms["cmsched"] - ms["numpy"]
     modules = run(LOADED).split()
-    print(f"import numpy {numpy:.1f} ms; import cmsched {ours:.1f} ms on top: {ours / numpy:.2f} of it")
+    ratio = ours / numpy
+    print(f"import numpy {numpy:.1f} ms; import cmsched {ours:.1f} ms on top: {ratio:.2f} of it")
     print(f"loads {', '.join(modules)}")
-    report({"benchmark": "import_time", "about": header("numpy"), "ms": ms, "ratio": ours / numpy})
+    report({"benchmark": "import_time", "about": header("numpy"), "ms": ms, "ratio": ratio})
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """What does one scheduler step cost, network excluded?
 
-One step is `model_input` + `step` + noise. Contestants, alternating in one process on PyTorch's CPU, float32:
+One step is `model_input` + `step` + noise. Contestants, alternating in one process on PyTorch's
+CPU, float32:
 
     pure       cmsched's pure functions, int index
     stateful   scheduler.scale_model_input and scheduler.step(...).prev_sample
     diffusers  the same calls on diffusers' class
-    inlined    the step's own terms as straight PyTorch code with the numbers written in, as one would by hand
+    inlined    the step's own terms as straight PyTorch code with the numbers written in, as one
+    would by hand
 
-all under `torch.inference_mode`. The floor is the time to move what a step must read and write (sample, output, history,
-results) at the bandwidth of a copy into fresh arrays, which is timed in the same race ("copy").
+all under `torch.inference_mode`. The floor is the time to move what a step must read and write
+(sample, output, history, results) at the bandwidth of a copy into fresh arrays, which is timed in
+the same race ("copy").
 """
 
 import argparse
@@ -36,7 +39,8 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
 
 
 def inlined(plan: cmsched.Plan, index: int) -> Callable[..., Any]:
-    """Return step `index` of a deterministic plan as straight-line PyTorch code, compiled from its text."""
+    """Return step `index` of a deterministic plan as straight-line PyTorch code, compiled from its
+    text."""
     row, layout = plan.rows[index], plan.layout
     names = {0: "x", 1: "m", **{2 + k: f"h[{k}]" for k in range(len(layout.slots))}}
     lines = ["def step(x, m, h):"]
@@ -67,7 +71,8 @@ def inlined(plan: cmsched.Plan, index: int) -> Callable[..., Any]:
 
 
 def traffic(plan: cmsched.Plan) -> float:
-    """Return the arrays that a step must read or write, averaged over the plan, with the scaled input."""
+    """Return the arrays that a step must read or write, averaged over the plan, with the scaled
+    input."""
     total = 0
     for row in plan.rows:
         made = {value for value, _ in row.statements} | {plan.layout.estimate}
@@ -88,7 +93,9 @@ def inference() -> Iterator[None]:
         yield
 
 
-def contestants(name: str, shape: tuple[int, ...], n: int) -> tuple[dict[str, Callable[[], Any]], Any]:
+def contestants(
+    name: str, shape: tuple[int, ...], n: int
+) -> tuple[dict[str, Callable[[], Any]], Any]:
     """Return the loops of n steps to race, and the plan."""
     import diffusers
     import torch
@@ -173,7 +180,9 @@ def on_framework(framework: str, name: str, shape: tuple[int, ...], n: int) -> C
 
 def main() -> None:
     """Race and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=30, help="alternations (default 30)")
     parser.add_argument("--short", action="store_true", help="the smallest shape only")
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default 1)")
@@ -196,8 +205,16 @@ def main() -> None:
                 us = {key: 1e6 * value.median for key, value in times.items()}
                 deterministic = not plan.layout.stochastic
                 floor = us["copy"] / 2 * traffic(plan) if deterministic else math.nan
-                record = {"shape": shape, "scheduler": name, "deterministic": deterministic, "us": us, "floor": floor}
-                record["interval"] = {key: [1e6 * t for t in value.interval] for key, value in times.items()}
+                record = {
+                    "shape": shape,
+                    "scheduler": name,
+                    "deterministic": deterministic,
+                    "us": us,
+                    "floor": floor,
+                }
+                record["interval"] = {
+                    key: [1e6 * t for t in value.interval] for key, value in times.items()
+                }
                 for framework in ("numpy", "jax"):
                     loop = on_framework(framework, name, shape, n)
                     found = race({framework: loop}, rounds=max(3, rounds // 6), calls=len(plan))
@@ -207,7 +224,10 @@ def main() -> None:
                     [
                         "x".join(map(str, shape)),
                         name.removesuffix("Scheduler"),
-                        *(f"{us[key]:.1f}" if key in us else "" for key in ("pure", "stateful", "diffusers", "inlined")),
+                        *(
+                            f"{us[key]:.1f}" if key in us else ""
+                            for key in ("pure", "stateful", "diffusers", "inlined")
+                        ),
                         f"{us['diffusers'] / us['pure']:.1f}",
                         f"{us['diffusers'] / us['stateful']:.1f}",
                         f"{us['pure'] / us['inlined']:.2f}" if "inlined" in us else "",
@@ -219,8 +239,24 @@ def main() -> None:
                     ]
                 )
                 print(rows[-1], flush=True)
-    titles = ["shape", "scheduler", "pure us", "stateful us", "diffusers us", "inlined us", "diffusers / pure"]
-    titles += ["diffusers / stateful", "pure / inlined", "copy us", "floor us", "pure / floor", "NumPy us", "JAX us"]
+    titles = [
+        "shape",
+        "scheduler",
+        "pure us",
+        "stateful us",
+        "diffusers us",
+        "inlined us",
+        "diffusers / pure",
+    ]
+    titles += [
+        "diffusers / stateful",
+        "pure / inlined",
+        "copy us",
+        "floor us",
+        "pure / floor",
+        "NumPy us",
+        "JAX us",
+    ]
     print("\n" + table(rows, titles) + "\n")
     small = [r for r in records if r["deterministic"] and r["shape"] == SHAPES[0]]
 
@@ -232,7 +268,9 @@ def main() -> None:
         "diffusers / stateful": geometric("diffusers", "stateful"),
         "pure / inlined": geometric("pure", "inlined"),
         "slower than diffusers": [
-            [r["scheduler"], r["shape"]] for r in records if max(r["us"]["pure"], r["us"]["stateful"]) > r["us"]["diffusers"]
+            [r["scheduler"], r["shape"]]
+            for r in records
+            if max(r["us"]["pure"], r["us"]["stateful"]) > r["us"]["diffusers"]
         ],
     }
     print("deterministic schedulers at 1x4x64x64, geometric means:", summary, "\n")

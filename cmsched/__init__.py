@@ -1,7 +1,8 @@
 """cmsched: diffusion, consistency and flow-matching schedulers for any array framework.
 
-Every sampler is written once, as the loop its paper prints, and traced to a small float64 table before the loop starts;
-a step is then one linear combination of arrays, pure, on NumPy, PyTorch, JAX, CuPy or any array-API namespace.
+Every sampler is written once, as the loop its paper prints, and traced to a small float64 table
+before the loop starts; a step is then one linear combination of arrays, pure, on NumPy, PyTorch,
+JAX, CuPy or any array-API namespace.
 """
 
 from .engine import (

@@ -23,6 +23,7 @@ def choose(argument: str, value: object, known: Iterable[object]) -> None:
     if not found or (isinstance(value, bool) and not any(value is k for k in known)):
         listed = ", ".join(str(k) for k in known)
         close = nearest(value, (k for k in known if isinstance(k, str)))
+        close = "" if close.startswith("; known") else close  # they are listed already
         raise ValueError(f"{argument}={value!r} is not one of {listed}{close}")
 
 

@@ -208,6 +208,7 @@ def _sample(args: argparse.Namespace) -> None:
     args.number = args.number or (64 if args.compare is None else 16)
     out = _check_out(args.out)
     place = _check_backend(args.backend, args.device, args.dtype)
+    _check_demo(out)
 
     denoiser = digits.Denoiser()
     bar = _Bar(sum(map(len, plans)) * -(-args.number // BATCH))
@@ -292,10 +293,6 @@ def _check_out(name: str) -> Path:
     out = Path(name)
     if out.suffix.lower() not in SUFFIXES:
         raise Wrong(f"--out {name}: the name must end in {' or '.join(SUFFIXES)}")
-    if out.suffix.lower() == ".png" and find_spec("matplotlib") is None:
-        raise Wrong('a .png needs matplotlib: pip install "cmsched[demo]", or use --out digits.npz')
-    if find_spec("sklearn") is None:
-        raise Wrong('the digits come with scikit-learn: pip install "cmsched[demo]"')
     new = not out.exists()
     try:
         out.open("ab").close()
@@ -304,6 +301,14 @@ def _check_out(name: str) -> Path:
     if new:
         out.unlink()
     return out
+
+
+def _check_demo(out: Path) -> None:
+    """Find out whether the data and what writes the output are installed."""
+    if find_spec("sklearn") is None:
+        raise Wrong('the digits come with scikit-learn: pip install "cmsched[demo]"')
+    if out.suffix.lower() == ".png" and find_spec("matplotlib") is None:
+        raise Wrong('a .png needs matplotlib: pip install "cmsched[demo]", or use --out digits.npz')
 
 
 def _check_backend(name: str, device: str | None, dtype: str) -> Any:

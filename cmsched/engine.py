@@ -105,7 +105,8 @@ def init(
             terms = plan.start.terms
             start = backend.combine([values[v] for v, _, _ in terms], [c for _, c, _ in terms], acc)
         start = backend.astype(start, noise.dtype)
-    return State(start, tuple(backend.zeros_like(noise) for _ in layout.slots), index)
+    memory = tuple(backend.zeros_like(noise) for _ in layout.slots)
+    return State(start, memory, index)
 
 
 def model_input(plan: Recipe, state: State) -> tuple[Array, Array]:
@@ -120,9 +121,11 @@ def model_input(plan: Recipe, state: State) -> tuple[Array, Array]:
         x = state.sample
         if row.point.scale != 1.0:
             backend = resolve(x)
-            x = backend.astype(
-                backend.combine([x], [row.point.scale], backend.accumulation(x.dtype)), x.dtype
-            )
+            acc = backend.accumulation(x.dtype)
+            if acc == x.dtype:
+                x = x * row.point.scale
+            else:
+                x = backend.astype(backend.combine([x], [row.point.scale], acc), x.dtype)
         return x, plan.times_on(state.sample)[index]  # type: ignore[union-attr]
     backend = resolve(state.sample)
     table = plan if isinstance(plan, Table) else plan.on(state.sample)
@@ -209,6 +212,8 @@ def step(
     ):
         _check_output(backend, sample, output, layout.prediction)
         mean = _mean(layout.prediction, sample, output)
+        if mean.dtype != sample.dtype:
+            mean = backend.astype(mean, backend.accumulation(sample.dtype))
     elif backend.device(output) != backend.device(sample):
         check_like(backend, sample, "output", output)
     if layout.given or layout.masked or given:
@@ -238,8 +243,11 @@ def step(
     if given:
         for k, name in enumerate(layout.given):
             values[layout.first_given + k] = given[name]
-    if row.estimates:
+    if row.estimates and layout.prediction.projects:
         values[layout.estimate] = _estimate_x0(backend, layout, row.estimate, sample, mean, acc)
+    kernel = plan.kernel(backend, index) if acc == dtype else None  # type: ignore[union-attr]
+    if kernel is not None and backend.plain(sample):
+        return State(*kernel(values), index + 1)
     for value, sources, weights, regions in row.program:
         parts = [values[v] for v in sources]
         if regions is not None:
@@ -580,7 +588,7 @@ def _project(backend: Backend, prediction: Any, x0: Array) -> Array:
         high = min(low + 1, flat.shape[1] - 1)
         level = flat[:, low] * (1 - (place - low)) + flat[:, high] * (place - low)
         level = xp.reshape(
-            xp.clip(level, 1.0, max(largest, 1.0)), (shape[0],) + (1,) * (len(shape) - 1)
+            xp.clip(level, 1.0, max(largest, 1.0)), shape[:1] + (1,) * (len(shape) - 1)
         )
         if largest < 1.0:
             level = xp.full_like(level, largest)
@@ -791,6 +799,7 @@ def _check_given(
     for name, x in have.items():
         if name != MASK:
             check_like(backend, sample, f"given[{name!r}]", x)
+            have[name] = backend.astype(x, sample.dtype)
             continue
         _check_kind(backend, sample, "given['mask']", x)
         shape, fits = tuple(x.shape), tuple(sample.shape)
@@ -848,7 +857,7 @@ def _checked_noise(
         raise ValueError(f"noise has {len(drawn)} arrays, but this step {rule}")
     for z in drawn:
         check_like(backend, sample, "noise", z)
-    return drawn
+    return tuple(backend.astype(z, sample.dtype) for z in drawn)
 
 
 def _start_noise(layout: Layout, noise: Array, rng: Any, backend: Backend) -> tuple[Array, ...]:

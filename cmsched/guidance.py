@@ -16,8 +16,9 @@ def guide(
     """Return a model(x, t) whose output is u + scale (c - u) (arXiv:2207.12598, eq. 6).
 
     Args:
-        model: called once with a batch of twice the size, [x, x]; returns its outputs, the unconditional half u first,
-            then the conditional half c (close over the two conditions, in this order).
+        model: called once with a batch of twice the size, [x, x]; returns its outputs, the
+            unconditional half u first, then the conditional half c (close over the two conditions,
+            in this order).
         scale: 0 gives u, 1 gives c; usual values are 3 to 10.
         rescale: see `rescale_guidance`; 0 for none, 0.7 is usual with zero terminal SNR.
 
@@ -33,8 +34,8 @@ def guide(
         output = model(xp.concat([x, x]), xp.concat([t, t]) if len(t.shape) else t)
         if output.shape[0] != 2 * batch:
             raise ValueError(
-                f"a guided model gets a batch of {2 * batch} ([x, x]) and must return as many outputs, got"
-                f" {output.shape[0]}"
+                f"a guided model gets a batch of {2 * batch} ([x, x]) and must return as many"
+                f" outputs, got {output.shape[0]}"
             )
         unconditional, conditional = output[:batch, ...], output[batch:, ...]
         mixed = unconditional + scale * (conditional - unconditional)
@@ -44,9 +45,10 @@ def guide(
 
 
 def rescale_guidance(guided: Array, conditional: Array, rescale: float) -> Array:
-    """Return the guided output with its standard deviation moved towards the conditional one's, per sample.
+    """Return the guided output with each sample's spread moved towards the conditional one's.
 
-    rescale * (guided std(conditional) / std(guided)) + (1 - rescale) * guided (arXiv:2305.08891, eq. 15 and 16).
+    rescale * (guided std(conditional) / std(guided)) + (1 - rescale) * guided (arXiv:2305.08891,
+    eq. 15 and 16).
     """
     xp = resolve(guided).xp
     axes = tuple(range(1, len(guided.shape)))

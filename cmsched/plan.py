@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import samplers
-from .backends import pytree, resolve
+from .backends import Backend, pytree, resolve
 from .predictions import Prediction
 from .schedules import Point
 from .spacings import Grid
@@ -56,6 +56,10 @@ class Layout:
     masked: bool  # whether a mask is given
     scaled: bool  # whether the network's input is scaled anywhere
     prediction: Prediction
+
+    def __post_init__(self) -> None:
+        """Count now: torch.compile cannot trace the lock that a cached property takes."""
+        _ = self.blank
 
     @cached_property
     def first_draw(self) -> int:
@@ -137,6 +141,10 @@ class Plan:
         """Return True: a plan without rows is still a plan."""
         return True
 
+    def __post_init__(self) -> None:
+        """Make what is filled later now, for torch.compile (see `Layout`)."""
+        _ = self._kernels, self._times, self._placed
+
     @cached_property
     def _key(self) -> tuple[Any, ...]:
         return (
@@ -176,6 +184,22 @@ class Plan:
     def skip(self, k: int) -> "Plan":
         """Return the plan for the rest of the grid from step k: new history, draws count from 0."""
         return make_plan(self.sampler, self.grid.skip(k), self.prediction, self.options)
+
+    def kernel(self, backend: Backend, index: int) -> Any:
+        """Return a row's program as the backend compiles it, or None where it has nothing to compile to."""
+        try:
+            return self._kernels[backend, index]
+        except KeyError:
+            if backend.traced():  # inside torch.compile, which writes kernels of its own
+                return None
+            row = self.rows[index]
+            plain = all(regions is None for _, _, _, regions in row.program)
+            kernel = backend.kernel(row.program, row.picks) if plain else None
+            return self._kernels.setdefault((backend, index), kernel)
+
+    @cached_property
+    def _kernels(self) -> dict[tuple[Backend, int], Any]:
+        return {}
 
     @cached_property
     def _times(self) -> dict[Any, list[Array]]:
@@ -499,6 +523,11 @@ def _lower(
             for s, (kind, rank, age) in enumerate(slots)
         )
         numbered = tuple((layout.first_draw + ranks.index(d.rank), d) for d in draws[i + 1])
+        computed = list(statements)
+        if ("d", i, 0) in last_use and not prediction.projects:  # linear: a statement like the rest
+            p, q, skip, out = linear[i]
+            written = ((SAMPLE, skip + out * p, EVERYWHERE), (OUTPUT, out * q, EVERYWHERE))
+            computed.insert(0, (layout.estimate, tuple(t for t in written if t[1] != 0.0)))
         rows.append(
             Row(
                 point,
@@ -507,7 +536,7 @@ def _lower(
                 numbered,
                 tuple(statements),
                 picks,
-                tuple(_program(value, terms) for value, terms in statements),
+                tuple(_program(value, terms) for value, terms in computed),
             )
         )
 

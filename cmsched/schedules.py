@@ -270,8 +270,9 @@ class Betas(Schedule):
         a, b = float(logs[low]), float(logs[low + 1])
         if math.isinf(b):
             return low + 1 - math.hypot(1, math.exp(a)) / math.hypot(1, ratio)
-        w = min(max((a - log) / (a - b), 0.0), 1.0)
-        return (1 - w) * low + w * (low + 1)
+        t = low + min(max((a - log) / (a - b), 0.0), 1.0)
+        whole = float(round(t))  # a level of the table has its own time, whatever is rounded off
+        return whole if abs(t - whole) < 1e-9 else t
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,7 @@ def decreasing(name: str, values: Sequence[float] | np.ndarray) -> list[float]:
     """
     try:
         table = np.asarray(host(values))
-        table = table if table.dtype.kind in "OUSb" else table.astype(np.float64)
+        table = table if table.dtype.kind in "OUSbc" else table.astype(np.float64)
     except (TypeError, ValueError):
         table = np.array(None)
     if table.dtype.kind != "f":

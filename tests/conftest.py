@@ -1,7 +1,7 @@
 """What every test shares: the `xp` fixture (one test, every backend) and hypothesis' profiles.
 
-CMSCHED_BACKENDS restricts the backends of a run; CMSCHED_REQUIRE_BACKENDS names those (and the part
-`demo`) whose absence is a failure instead of a line in the header.
+CMSCHED_BACKENDS restricts the backends of a run; CMSCHED_REQUIRE_BACKENDS names those, and other
+parts, whose absence is a failure instead of a line in the header.
 """
 
 import os
@@ -45,6 +45,13 @@ NAMESPACES = {
     "cupy": ("cupy", "array_api_compat.cupy"),
 }
 
+# other parts that tests need: modules
+PARTS = {
+    "demo": ("sklearn", "matplotlib"),
+    "peers": ("torch", "diffusers", "k_diffusion"),
+    "scipy": ("scipy",),
+}
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -83,8 +90,8 @@ class Backend:
 
 @cache
 def missing(name: str) -> str:
-    """Why a backend, or the part `demo`, cannot be used here; empty if it can."""
-    modules = ("sklearn", "matplotlib") if name == "demo" else (NAMESPACES[name][0],)
+    """Why a backend or another part cannot be used here; empty if it can."""
+    modules = PARTS.get(name) or (NAMESPACES[name][0],)
     if absent := [module for module in modules if find_spec(module) is None]:
         return f"{absent[0]} is not installed"
     if name == "cupy":
@@ -97,6 +104,9 @@ def missing(name: str) -> str:
     return ""
 
 
+collect_ignore = ["parity"] if missing("peers") else []  # its modules import the peers
+
+
 def names_in(variable: str, known: list[str]) -> list[str]:
     names = [name for name in os.environ.get(variable, "").split(",") if name]
     if unknown := [name for name in names if name not in known]:
@@ -105,7 +115,7 @@ def names_in(variable: str, known: list[str]) -> list[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for name in names_in("CMSCHED_REQUIRE_BACKENDS", [*NAMESPACES, "demo"]):
+    for name in names_in("CMSCHED_REQUIRE_BACKENDS", [*NAMESPACES, *PARTS]):
         if reason := missing(name):
             raise pytest.UsageError(f"CMSCHED_REQUIRE_BACKENDS names {name}, but {reason}")
 
@@ -116,7 +126,7 @@ def selected() -> list[str]:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     run = [name for name in selected() if not missing(name)]
-    absent = [f"{name} ({missing(name)})" for name in [*selected(), "demo"] if missing(name)]
+    absent = [f"{name} ({missing(name)})" for name in [*selected(), *PARTS] if missing(name)]
     return [f"backends: {', '.join(run)}"] + ([f"not run: {', '.join(absent)}"] if absent else [])
 
 

@@ -17,8 +17,7 @@ def test_mixes_the_halves(xp):
 
     def model(x, t):
         assert x.shape == (6, 2, 4)
-        half = xp.xp.concat([x[:3, ...] * 0.5, x[3:, ...] + t])
-        return half
+        return xp.xp.concat([x[:3, ...] * 0.5, x[3:, ...] + t])
 
     x = xp.asarray(host)
     for scale in (0.0, 1.0, 7.5):

@@ -41,13 +41,17 @@ def test_block_runs(code, capsys):
 
 def scheduler_table() -> str:
     """The table of schedulers, as Markdown."""
-    lines = ["| scheduler | short name | paper | order | evaluations | noise |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| scheduler | short name | paper | order | evaluations | noise |",
+        "|---|---|---|---|---|---|",
+    ]
     for short, cls in cli._schedulers().items():
         plan = cli._plan(cls, None)
         entry = samplers.get(plan.sampler)
         order = entry.trait("order", plan.options) or "-"
         noise = "yes" if entry.trait("stochastic", plan.options) else "no"
-        lines.append(f"| `{cls.__name__}` | {short} | {entry.paper} | {order} | {entry.evaluations} | {noise} |")
+        cells = [f"`{cls.__name__}`", short, entry.paper, order, entry.evaluations, noise]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 
@@ -62,7 +66,9 @@ def generated(text: str) -> str:
     """The README's text with its generated parts made anew."""
     for name, make in (("table: cmsched list", scheduler_table), ("differences", difference_table)):
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(pattern, lambda m, make=make: f"{m[1]}{make()}\n{m[2]}", text, flags=re.DOTALL)
+        text, count = re.subn(
+            pattern, lambda m, make=make: f"{m[1]}{make()}\n{m[2]}", text, flags=re.DOTALL
+        )
         assert count == 1, f"the README has no place for {name!r}"
     return text
 

@@ -134,6 +134,17 @@ class Backend:
             total = term if total is None else total + term
         return total
 
+    def kernel(self, program: Sequence[tuple[Any, ...]], picks: Sequence[int]) -> Any:
+        """Compile statements (value, sources, weights, None) to a function of all values, or give None.
+
+        The function returns the last value and the picked ones; it is for arrays that are `plain`.
+        """
+        return None
+
+    def plain(self, x: Array) -> bool:
+        """Tell whether a kernel may be used on arrays like x."""
+        return False
+
     # execution
 
     def traced(self, *arrays: Any) -> bool:

@@ -62,8 +62,15 @@ class JaxBackend(Backend):
     def put(self, host: np.ndarray, like: Array, dtype: str | DType | None = None) -> Array:
         """Place a host array beside `like`; 64 bits become 32 where JAX holds no more."""
         host = np.asarray(host, None if dtype is None else np.dtype(dtype))
+        place = self._place(self.device(like))
+        if isinstance(place, jax.sharding.NamedSharding):  # beside every shard
+            place = jax.sharding.NamedSharding(place.mesh, jax.sharding.PartitionSpec())
         with jax.ensure_compile_time_eval():  # a value even within a trace, so that it may be kept
-            return jax.device_put(host, self._place(self.device(like)))
+            return jax.device_put(host, place)
+
+    def zeros_like(self, x: Array) -> Array:
+        """Give zeros of the same shape, dtype and device."""
+        return _zeros(x)
 
     def at(self, host: np.ndarray, device: Any = None) -> Array:
         """Copy a host array to a device; 64 bits become 32 where JAX holds no more."""
@@ -137,6 +144,9 @@ class JaxBackend(Backend):
         if isinstance(device, jax.sharding.Sharding):
             return device
         return jax.sharding.SingleDeviceSharding(device)
+
+
+_zeros = jax.jit(jnp.zeros_like, keep_unused=True)  # its devices are those of x
 
 
 @lru_cache(maxsize=64)

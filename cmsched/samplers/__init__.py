@@ -55,6 +55,7 @@ class Sampler:
         stochastic: whether it draws, or a function of the options.
         exact: whether, with exact estimates, every step keeps the marginals exact, or a function
             of the options.
+        singular: whether it can start where alpha = 0 and end where sigma = 0.
         given: names of arrays the caller passes in `given=`.
         traced: False for a loop whose control flow depends on data.
         options: defaults of the loop's keyword options, read from its signature.
@@ -71,6 +72,7 @@ class Sampler:
     evaluations: int = 1
     stochastic: bool | Callable[[Mapping[str, Any]], bool] = False
     exact: bool | Callable[[Mapping[str, Any]], bool] = True
+    singular: bool = True
     given: tuple[str, ...] = ()
     traced: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -24,6 +24,7 @@ __all__ = ["KarrasDiffusionSchedulers", "SchedulerMixin"]
 Array = Any
 UNSET = inspect.Parameter.empty
 ON_HOST = (int, float, np.generic)  # timesteps that can be compared without a device
+ARRAYS = (np.ndarray, np.generic)  # a tuple, because torch.compile follows no union
 
 
 def by_name(
@@ -120,18 +121,13 @@ class SchedulerMixin(PlanMixin):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Give the class `step` and `set_timesteps` with its own signatures."""
         super().__init_subclass__(**kwargs)
-        own = vars(cls)
-        if "step" not in own and "step_options" in own:
-            names = ("model_output", "timestep", "sample")
-            extra = ["generator", "variance_noise"]
-            cls.step = signed(  # type: ignore[method-assign]
-                SchedulerMixin.step, names, cls.step_options, extra
-            )
-        if "set_timesteps" not in own and "timesteps_options" in own:
-            extra = ["timesteps", "sigmas", "xp"]
-            cls.set_timesteps = signed(  # type: ignore[method-assign]
-                SchedulerMixin.set_timesteps, (), cls.timesteps_options, extra
-            )
+        base = SchedulerMixin  # a method of the class's own, or of a parent, stays as it is
+        if cls.step.__code__ is base.step.__code__:
+            names, extra = ("model_output", "timestep", "sample"), ["generator", "variance_noise"]
+            cls.step = signed(base.step, names, cls.step_options, extra)  # type: ignore[method-assign]
+        if cls.set_timesteps.__code__ is base.set_timesteps.__code__:
+            options, extra = cls.timesteps_options, ["timesteps", "sigmas", "xp"]
+            cls.set_timesteps = signed(base.set_timesteps, (), options, extra)  # type: ignore[method-assign]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -235,7 +231,7 @@ class SchedulerMixin(PlanMixin):
         if schedule_timesteps is not None:
             times = np.asarray(spacings.host(schedule_timesteps), dtype=np.float64)
         t = one_time(timestep)
-        found = np.flatnonzero(np.abs(times - t) <= tolerance(t))
+        found = np.flatnonzero(np.abs(times - t) <= tolerance(t)) if math.isfinite(t) else times[:0]
         if found.size == 0:
             entries = ", ".join(f"{v:g}" for v in times[:8]) + (", ..." if len(times) > 8 else "")
             raise ValueError(
@@ -352,8 +348,6 @@ class SchedulerMixin(PlanMixin):
             run = self._with_options(run, kwargs)
         plan, i, memory = run.plan, run.entry - run.first, run.memory
         row, layout = plan.rows[i], plan.check_traced()
-        if getattr(model_output, "dtype", None) is not sample.dtype:
-            check_floating("model_output", model_output)
         if layout.slots and not i:
             memory = (sample,) * len(layout.slots)  # read by no first row
         elif memory and (memory[0].shape != sample.shape or type(memory[0]) is not type(sample)):
@@ -367,7 +361,6 @@ class SchedulerMixin(PlanMixin):
             if generator is not None:
                 raise ValueError("pass either generator or variance_noise, not both")
             engine.check_like(backend, sample, "variance_noise", noise)
-            check_floating("variance_noise", noise)
             unused = not layout.stochastic
         if not row.draws:
             generator = noise = None
@@ -447,7 +440,7 @@ class SchedulerMixin(PlanMixin):
         if place not in placed:
             placed[place] = tuple(backend.put(row, like, acc) for row in table)
         times, alphas, sigmas = placed[place]
-        if not hasattr(timesteps, "shape") or isinstance(timesteps, np.generic | np.ndarray):
+        if not hasattr(timesteps, "shape") or isinstance(timesteps, ARRAYS):
             host = np.asarray(timesteps, dtype=np.float64)
             low, high = table[0, 0], table[0, -2]
             if not np.all((host >= low - tolerance(low)) & (host <= high + tolerance(high))):
@@ -465,10 +458,10 @@ class SchedulerMixin(PlanMixin):
                 f" {tuple(timesteps.shape)}"
             )
         t = xp.reshape(backend.astype(timesteps, acc), (-1,))
-        above = xp.clip(xp.searchsorted(times, t), 1, times.shape[0] - 1)
+        above = backend.clip(xp.searchsorted(times, t), 1, times.shape[0] - 1)
         t0, t1 = xp.take(times, above - 1), xp.take(times, above)
         # 1e-30: two times may be equal once rounded
-        part = xp.clip((t - t0) / (t1 - t0 + 1e-30), 0.0, 1.0)
+        part = backend.clip((t - t0) / (t1 - t0 + 1e-30), 0.0, 1.0)
         shape = (-1, *ones) if batch else ()
         alpha, sigma = (
             xp.reshape(xp.take(v, above - 1) * (1 - part) + xp.take(v, above) * part, shape)
@@ -518,19 +511,9 @@ def one_time(timestep: Any) -> float:
     raise TypeError(f"timestep must be a number or an array of one, got {timestep!r}")
 
 
-def check_floating(name: str, x: Array) -> None:
-    """Raise TypeError unless x is an array that can be computed with."""
-    backend = resolve(x)
-    try:
-        backend.accumulation(x.dtype)
-    except TypeError:
-        raise TypeError(f"{name} must be a floating array, got dtype {x.dtype}") from None
-
-
 def mix(x: Array, noise: Array, a: Array, b: Array) -> Array:
     """Return a x + b noise, in the dtype of x."""
     backend = resolve(x)
     engine.check_like(backend, x, "noise", noise)
-    check_floating("noise", noise)
     mixed = backend.combine([x, noise], [a, b], backend.accumulation(x.dtype))
     return backend.astype(mixed, x.dtype)

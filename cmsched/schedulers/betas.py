@@ -12,7 +12,6 @@ from ..predictions import Prediction
 from ..schedules import BETA_SCHEDULES, Betas, Point, Schedule, check_betas
 from .base import SchedulerMixin
 from .config import FrozenDict
-from .plans import MOST
 
 __all__ = ["BETA_OPTIONS", "BetaScheduler"]
 
@@ -43,7 +42,7 @@ class BetaScheduler(SchedulerMixin):
     def _validate(self, config: FrozenDict) -> None:
         """Check the options that these classes share."""
         super()._validate(config)
-        train = spacings.check_count("num_train_timesteps", config.num_train_timesteps, MOST)
+        train = config.num_train_timesteps
         if config.trained_betas is None:
             choose("beta_schedule", config.beta_schedule, self.beta_schedules)
             for name in ("beta_start", "beta_end"):
@@ -144,7 +143,9 @@ class BetaScheduler(SchedulerMixin):
     @property
     def alphas(self) -> Any:
         """1 - beta of the training steps, after rescaling."""
-        bar = self._table.alphas_cumprod
+        bar = self._table.alphas_cumprod.copy()
+        if self._options.get("rescale_betas_zero_snr"):
+            bar[-1] = 0.0  # even where sigmas need an alpha
         return self._shown(bar / np.concatenate([[1.0], bar[:-1]]))
 
     @property

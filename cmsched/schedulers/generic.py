@@ -21,12 +21,16 @@ class Scheduler(SchedulerMixin):
 
     Options:
         sampler: a registered name (`cmsched.samplers.REGISTRY`); sampler_options: its keywords.
-        schedule: a name of `cmsched.schedules`: betas ("scaled_linear", ...), "flow", "vp_sde", "ve_sde",
-            "logarithmic"; schedule_options: its fields (frame, beta_start, sigma_max, ...).
-        spacing: "linspace", "leading" or "trailing" in time; "karras", "exponential" or "beta" between two noise levels.
-        prediction_type: what the network's output is; clip_sample_range and dynamic_thresholding_ratio with
-            sample_max_value project the estimate, each where it is given.
-        sigma_min, sigma_max, rho: ends and exponent of the noise-level spacings (by default the schedule's ends).
+        schedule: a name of `cmsched.schedules`: betas ("scaled_linear", ...), "flow", "vp_sde",
+            "ve_sde", "logarithmic"; schedule_options: its fields (frame, beta_start, sigma_max,
+            ...).
+        spacing: "linspace", "leading" or "trailing" in time; "karras", "exponential" or "beta"
+            between two noise levels.
+        prediction_type: what the network's output is; clip_sample_range and
+            dynamic_thresholding_ratio with sample_max_value project the estimate, each where it is
+            given.
+        sigma_min, sigma_max, rho: ends and exponent of the noise-level spacings (by default the
+            schedule's ends).
         shift: sigma -> shift sigma / (1 + (shift - 1) sigma) of flow schedules.
     """
 
@@ -59,7 +63,9 @@ class Scheduler(SchedulerMixin):
         samplers.get(config.sampler).complete(config.sampler_options or {})
         schedule = self._schedule(config)
         if config.shift != 1.0 and schedule.frame != "flow":
-            raise ValueError(f"shift={config.shift} is for flow schedules, not for {config.schedule!r}")
+            raise ValueError(
+                f"shift={config.shift} is for flow schedules, not for {config.schedule!r}"
+            )
 
     def _schedule(self, config: FrozenDict) -> Schedule:
         options = dict(config.schedule_options or {})
@@ -93,7 +99,12 @@ class Scheduler(SchedulerMixin):
         elif hasattr(schedule, "num_train_timesteps") and schedule.frame != "flow":
             train = config.num_train_timesteps
             times = spacings.timesteps(
-                config.spacing, n, train, extra=config.spacing == "linspace", offset=config.steps_offset, whole=False
+                config.spacing,
+                n,
+                train,
+                extra=config.spacing == "linspace",
+                offset=config.steps_offset,
+                whole=False,
             )
             points = [schedule.at(t=t) for t in times]
         else:

@@ -1,9 +1,9 @@
 """How the configuration of a named scheduler becomes a plan."""
 
-import dataclasses
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -89,6 +89,7 @@ class PlanMixin(ConfigMixin):
             # the field's files write null where a switch is off
             if not (config[name] is None and default is False):
                 check_kind(name, config[name], default)
+        spacings.check_count("num_train_timesteps", config.num_train_timesteps, MOST)
 
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
         """Return the sampler's registered name and its options for n steps."""
@@ -123,6 +124,11 @@ class PlanMixin(ConfigMixin):
         return False
 
     # plans
+
+    def _filled(self, config: Mapping[str, Any]) -> FrozenDict:
+        """Return every option of this class; keys that a config keeps for others have no effect."""
+        known = {**self.options, **self.hidden_options}
+        return FrozenDict({name: config.get(name, value) for name, value in known.items()})
 
     @property
     def _options(self) -> FrozenDict:
@@ -176,25 +182,27 @@ class PlanMixin(ConfigMixin):
         elif timesteps is not None:
             points = self._at_timesteps(config, self._entries("timesteps", timesteps))
         else:
-            if float(spacings.host(sigmas)[-1]) == 0.0:  # a list to the end says where that is
+            levels = self._entries("sigmas", sigmas)
+            if levels[-1] == 0.0:  # a list to the end says where that is
                 last = schedule.point(0.0, 0.0)
-            points = self._at_sigmas(config, sigmas, last)
+            points = self._at_sigmas(config, levels, last)
         scale = self._init_scale(config, points[0])
         integral = self.whole_times and all(p.t == int(p.t) for p in points)
         return self._finish(config, Grid((*points, last), schedule, scale, integral))
 
-    def _entries(self, name: str, values: Any, end: float | None = None) -> list[float]:
-        """Return an explicit list, decreasing; a last entry equal to `end` is not doubled."""
+    def _entries(self, name: str, values: Any) -> list[float]:
+        """Return an explicit list, decreasing; one of all evaluations is reduced to the steps."""
         items = list(values) if isinstance(values, range) else spacings.host(values)
         try:
             table = np.asarray(items, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name} must be a list of numbers, got {values!r}") from error
         sampler = samplers.get(self._sampler(self._options, 1)[0])
-        if sampler.evaluations > 1 and table.ndim == 1:  # what is exposed has all evaluations
-            table = table[np.append(True, np.diff(table) != 0.0)[: table.size]]
-        if end is not None and table.ndim == 1 and table.size > 1:
-            table = table[:-1] if math.isclose(table[-1], end, rel_tol=1e-6) else table
+        if sampler.evaluations > 1 and table.ndim == 1:
+            table = table[np.append(True, table[1:] != table[:-1])[: table.size]]
+        if name == "sigmas" and table.ndim == 1 and math.inf in table[:1]:  # zero terminal SNR
+            rest = spacings.decreasing(name, table[1:]) if table.size > 1 else []
+            return [math.inf, *rest]
         return spacings.decreasing(name, table)
 
     def _at_timesteps(self, config: FrozenDict, timesteps: list[float]) -> list[Point]:
@@ -207,14 +215,12 @@ class PlanMixin(ConfigMixin):
         schedule = self._schedule(config)
         return [schedule.at(t=t) for t in timesteps]
 
-    def _at_sigmas(self, config: FrozenDict, sigmas: Any, last: Point) -> list[Point]:
-        """Return the points at explicit sigmas."""
+    def _at_sigmas(self, config: FrozenDict, sigmas: list[float], last: Point) -> list[Point]:
+        """Return the points at explicit sigmas; a last entry at the end is not doubled."""
         end = self._exposed(last)
-        values = self._entries("sigmas", sigmas, end)
-        if values[-1] <= end:
-            raise ValueError(
-                f"sigmas must end above {end:g}, where the sample ends; got {values[-1]:g}"
-            )
+        values = sigmas[:-1] if math.isclose(sigmas[-1], end, rel_tol=1e-6) else sigmas
+        if not values or values[-1] <= end:
+            raise ValueError(f"sigmas must end above {end:g}, where the sample ends; got {sigmas}")
         schedule = self._schedule(config)
         if schedule.frame == "flow":
             return [schedule.at(sigma=s) for s in values]
@@ -249,6 +255,7 @@ class PlanMixin(ConfigMixin):
             TypeError: an unknown option, or a value of the wrong kind.
         """
         config = self._options
+        self._validate(config)
         known = samplers.get(self._sampler(config, 1)[0]).options
         for name, value in options.items():
             if name in known:

@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import spacings
 from .._messages import choose
-from ..plan import Plan, make_plan
+from ..plan import Plan
 from ..predictions import Prediction
 from ..schedules import Logarithmic, Point
 from ..spacings import RAMPS, Grid
@@ -91,23 +91,24 @@ class SigmaScheduler(BetaScheduler):
         return super()._at_timesteps(config, timesteps)
 
     def _points(self, config: FrozenDict, n: int, **options: Any) -> list[Point]:
-        points = super()._points(config, n, **options)
-        ramp = chosen_ramp(config)
-        if config.get("interpolation_type") == "log_linear" and ramp is None:
-            ramp = "exponential"
-        if ramp is None:
+        points, schedule = super()._points(config, n, **options), self._schedule(config)
+        high, low, ramp = points[0].sigma, points[-1].sigma, chosen_ramp(config)
+        if config.get("interpolation_type") == "log_linear":  # of all training steps
+            high, low = schedule.at(t=config.num_train_timesteps - 1).sigma, schedule.at(t=0).sigma
+        elif ramp is None:
             return points
-        high = config.get("sigma_max") or points[0].sigma
-        low = config.get("sigma_min") or points[-1].sigma
-        schedule = self._schedule(config)
-        return [schedule.at(ratio=s) for s in RAMPS[ramp](n, high, low).tolist()]
+        if ramp is not None:
+            high, low = config.get("sigma_max") or high, config.get("sigma_min") or low
+        levels = RAMPS[ramp or "exponential"](n, high, low)
+        return [schedule.at(ratio=s) for s in levels.tolist()]
 
 
 class EulerDiscreteScheduler(SigmaScheduler):
     """Euler's method in sigma (arXiv:2206.00364, algorithm 2 without its second stage).
 
-    Churn (s_churn, s_tmin, s_tmax, s_noise): given to `plan` or `set_timesteps`, noise is added before each evaluation, as in
-    the paper; given to `step` it comes after the evaluation, as in the reference, which needs compatibility="diffusers".
+    Churn (s_churn, s_tmin, s_tmax, s_noise) is given to `plan` or `set_timesteps`, and noise is
+    added before each evaluation, as in the paper. With compatibility="diffusers" it is added after
+    the evaluation, as in the reference, and may be given to `step` too.
     """
 
     options: ClassVar = {
@@ -147,6 +148,8 @@ class EulerDiscreteScheduler(SigmaScheduler):
         choose("timestep_type", config.timestep_type, ("discrete", "continuous"))
 
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
+        if self._copies:
+            return "euler_late_churn", {"prediction_type": self._prediction(config).type}
         return "euler", {}
 
     def _continuous(self, config: FrozenDict) -> bool:
@@ -163,19 +166,23 @@ class EulerDiscreteScheduler(SigmaScheduler):
             return grid
         return continuous(grid)
 
+    def _training_times(self) -> np.ndarray:
+        return np.array([p.t for p in self._training_points()])
+
     def _training_points(self) -> list[Point]:
-        points = super()._training_points()
+        schedule = self.schedule
+        points = [schedule.at(t=float(t)) for t in super()._training_times()]
         return [timed(p) for p in points] if self._continuous(self._options) else points
 
     def _changed(self, plan: Plan, options: dict[str, Any]) -> Plan:
-        if not self._copies:
-            raise ValueError(
-                f"{', '.join(options)}: at step() the network has already seen the sample, so noise can only be added after"
-                " the evaluation, as the reference does; give these options to set_timesteps() or plan() for the paper's"
-                ' order, or construct the scheduler with compatibility="diffusers" for the reference\'s'
-            )
-        options = {**options, "prediction_type": plan.prediction.type}
-        return make_plan("euler_late_churn", plan.grid, plan.prediction, options)
+        if self._copies:
+            return super()._changed(plan, options)
+        raise ValueError(
+            f"{', '.join(options)}: at step() the network has already seen the sample, so noise can"
+            " only be added after the evaluation, as the reference does; give these options to"
+            " set_timesteps() or plan() for the paper's order, or construct the scheduler with"
+            ' compatibility="diffusers" for the reference\'s'
+        )
 
 
 class EulerAncestralDiscreteScheduler(SigmaScheduler):
@@ -224,6 +231,10 @@ class HeunDiscreteScheduler(SigmaScheduler):
 
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
         return "heun", {}
+
+    def _training_times(self) -> np.ndarray:
+        """Every step has two evaluations, but the last one."""
+        return np.repeat(super()._training_times(), 2)[np.r_[0, 2 : 2 * len(self)]]
 
     @property
     def state_in_first_order(self) -> bool:

@@ -2,9 +2,10 @@
 
 A case is a flat dict: constructor options by their names, `set_timesteps` options as "set.name",
 `step` options as "step.name", and how the run goes ("n", "shape", "start"). GIVEN stands for an
-array or list that the case makes itself.
+array or list that the case makes itself. "as.name" is what a declared difference makes of a case.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -56,6 +57,7 @@ OFFSET = Rule(
     lambda n, spacing, offset, given: given == GIVEN or n != TRAIN or spacing != "leading" or not offset,
     {"n": TRAIN, "num_train_timesteps": SMALL, "timestep_spacing": "leading", "steps_offset": 1},
 )
+PAST = dataclasses.replace(OFFSET, rejected=None)  # the reference runs it: a declared difference
 ZERO_SNR = Rule(
     ("rescale_betas_zero_snr", "prediction_type"),
     lambda rescale, kind: not rescale or kind != "epsilon",
@@ -196,7 +198,15 @@ SPACES = {
                     ("step.variance_noise", "step.eta"),
                     lambda noise, eta: noise is None or eta > 0,
                 ),
+                # a coefficient that is zero there is the root of a rounding residue in the reference
+                Rule(
+                    ("rescale_betas_zero_snr", "step.eta", "timestep_spacing", "n"),
+                    lambda rescale, eta, spacing, n: (
+                        not rescale or eta < 1 or (spacing == "leading" and n != TRAIN)
+                    ),
+                ),
             ],
+            step_draws_last=True,
             tables=("alphas_cumprod", "betas", "alphas", "final_alpha_cumprod"),
             velocity=True,
         ),
@@ -234,7 +244,7 @@ SPACES = {
                 "interpolation_type": ("linear", "log_linear"),
                 **RAMPS,
                 "sigma_min": (None, 0.05),
-                "sigma_max": (None, 12.0),
+                "sigma_max": (None, 0.9),
                 "timestep_spacing": SPACINGS,
                 "timestep_type": ("discrete", "continuous"),
                 "steps_offset": OFFSETS,
@@ -251,7 +261,7 @@ SPACES = {
                 WHOLE,
                 LATER,
                 *one_of(tuple(RAMPS)),
-                OFFSET,
+                PAST,
                 *rampless("set.timesteps"),
                 Rule(
                     ("set.timesteps", "set.sigmas"),
@@ -270,6 +280,7 @@ SPACES = {
                     },
                 ),
             ],
+            step_draws_last=True,
             sigmas=True,
             velocity=True,
         ),
@@ -312,7 +323,7 @@ SPACES = {
                 WHOLE,
                 LATER,
                 *one_of(tuple(RAMPS)),
-                OFFSET,
+                PAST,
                 *rampless("set.timesteps"),
                 Rule(
                     ("n", "set.num_train_timesteps", "set.timesteps"),
@@ -358,6 +369,21 @@ SPACES = {
             [
                 WHOLE,
                 LATER,
+                # the reference runs it upwards in noise: a declared difference
+                Rule(
+                    ("n", "use_flow_sigmas", "final_sigmas_type"),
+                    lambda n, flow, final: n != TRAIN or not flow or final == "zero",
+                ),
+                # where times that are cut to integers repeat, the reference starts at the wrong step
+                *(
+                    Rule(
+                        ("n", "start", name),
+                        lambda n, start, asked: (
+                            not asked or n not in (20, TRAIN) or start.startswith("begin")
+                        ),
+                    )
+                    for name in (*RAMPS, "use_lu_lambdas")
+                ),
                 *one_of((*RAMPS, "use_lu_lambdas", "use_flow_sigmas"), rejected=False),
                 *one_of(tuple(RAMPS)),
                 *rampless("set.timesteps"),
@@ -398,6 +424,11 @@ SPACES = {
                     {"set.mu": 0.7},
                 ),
                 Rule(("set.mu", "use_flow_sigmas"), lambda mu, flow: mu is None or flow),
+                Rule(
+                    ("set.timesteps", "use_flow_sigmas"),
+                    lambda given, flow: given is None or not flow,
+                    {"set.timesteps": GIVEN, "use_flow_sigmas": True},
+                ),
                 Rule(
                     ("n", "timestep_spacing", "steps_offset", "set.timesteps", "use_flow_sigmas"),
                     lambda n, spacing, offset, given, flow: (
@@ -446,8 +477,10 @@ def calls(case: Case) -> Case:
     train = case["num_train_timesteps"]
     if chosen.get("timesteps") == GIVEN:
         chosen["timesteps"] = sorted(rng.choice(train, n, replace=False).tolist(), reverse=True)
+    if cut := case.get("as.cut"):
+        chosen["timesteps"] = chosen["timesteps"][n - int(n * cut) :]
     if chosen.get("sigmas") == GIVEN:
-        chosen["sigmas"] = [*np.geomspace(11.0, 0.07, n).tolist(), 0.0]
+        chosen["sigmas"] = [*np.geomspace(0.9, 0.07, n).tolist(), 0.0]
     if "timesteps" not in chosen and "sigmas" not in chosen:
         chosen["num_inference_steps"] = n
     return chosen

@@ -44,7 +44,10 @@ def normal(shape: tuple[int, ...], dtype: torch.dtype, *seed: int) -> torch.Tens
 def output(space: Space, case: Case, i: int, dtype: torch.dtype) -> torch.Tensor:
     """What the network says at evaluation i."""
     batch, channels, *rest = case["shape"]
-    return normal((batch, channels * (1 + doubled(space, case)), *rest), dtype, 1, i)
+    m = normal((batch, channels * (1 + doubled(space, case)), *rest), dtype, 1, i)
+    if case.get("as.head") == "variance":
+        m[:, channels:] = m[:, channels:].exp()
+    return m
 
 
 def entry(space: Space, case: Case, evaluations: int) -> int:
@@ -52,7 +55,7 @@ def entry(space: Space, case: Case, evaluations: int) -> int:
     if case["start"] in ("whole", "begin"):
         return 0
     order = getattr(cmsched, space.name).order
-    steps = (evaluations + 1) // order
+    steps = -(-evaluations // order)
     return max(1, steps // 3) * order if steps > 1 else 0
 
 
@@ -110,7 +113,9 @@ def through_diffusers(space: Space, case: Case, *, lifted: bool) -> Run:
 
 def ours(space: Space, case: Case, compatibility: str = "diffusers") -> Any:
     """Our scheduler of this case."""
-    return getattr(cmsched, space.name)(**options(case), compatibility=compatibility)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*no effect.*")
+        return getattr(cmsched, space.name)(**options(case), compatibility=compatibility)
 
 
 def queue(draws: list[torch.Tensor], used: list[torch.Tensor]) -> Any:
@@ -128,7 +133,7 @@ def through_habit(space: Space, case: Case, draws: list[list[torch.Tensor]], *, 
     """Run our stateful classes."""
     scheduler = ours(space, case)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*has no effect.*")
+        warnings.filterwarnings("ignore", ".*no effect.*")
         scheduler.set_timesteps(**{"xp": "torch", **calls(case)})
         run = Run(
             scheduler.timesteps.numpy(), np.asarray(scheduler.sigmas), scheduler.init_noise_sigma

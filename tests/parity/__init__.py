@@ -1,0 +1,1 @@
+"""Number-for-number comparison with diffusers."""

@@ -1,0 +1,260 @@
+"""The whole grid through diffusers, the stateful habit and a plan: every field, every step."""
+
+import numpy as np
+import pytest
+import torch
+
+import cmsched
+
+from . import runs
+from .differences import DIFFERENCES, active
+from .grid import GIVEN, RAMPS, SPACES, TRAIN, Case, Space
+from .lifted import Draws, reference
+
+pytestmark = pytest.mark.peers
+
+CASES = [
+    pytest.param(space, case, id=f"{name.removesuffix('Scheduler')}-{i}")
+    for name, space in SPACES.items()
+    for i, case in enumerate(space.cases)
+]
+LIFTED, INSTALLED = 1e-9, 1e-4
+
+
+def error(a: torch.Tensor, b: torch.Tensor, scale: float) -> float:
+    """The largest difference of two arrays of one shape, relative to a scale."""
+    assert a.shape == b.shape
+    return float((a.double() - b.double()).abs().max()) / scale
+
+
+def size(x: torch.Tensor) -> float:
+    """The largest magnitude."""
+    return float(x.double().abs().max())
+
+
+def compare(mine: runs.Run, ref: runs.Run, steps: int, *, lifted: bool, estimates: bool) -> None:
+    """Every field of the first so many steps; single precision is judged by the data's scale."""
+    bound = LIFTED if lifted else INSTALLED
+    least = 1e-30 if lifted else 1.0  # data have the scale 1
+    before = [ref.inputs[0] * ref.init_noise_sigma, *ref.samples]
+    for i in range(steps):
+        x, y = ref.inputs[i], ref.samples[i]
+        scale = max(size(y), least)
+        if not lifted:  # what is subtracted from a large sample keeps its rounding
+            scale = max([scale, *map(size, before[max(i - 1, 0) : i + 1])])
+        assert error(mine.inputs[i], x, max(size(x), least) if lifted else scale) <= bound, f"input {i}"
+        assert error(mine.samples[i], y, scale) <= bound, f"sample {i}"
+        if estimates and ref.estimates:
+            x0 = ref.estimates[i]
+            scale = max(size(x0), least) if lifted else max(scale, size(x0))
+            assert error(mine.estimates[i], x0, scale) <= bound, f"estimate {i}"
+
+
+def compare_draws(space: Space, mine: runs.Run, ref: runs.Run) -> None:
+    """The same noise, but for what the reference multiplies by zero."""
+    for i, (used, drawn) in enumerate(zip(mine.draws, ref.draws, strict=True)):
+        if len(used) != len(drawn):
+            assert not used, f"draws of step {i}"
+            # a level of zero noise is reached by the last step, or by the step before one of length zero
+            assert space.step_draws_last, f"draws of step {i}"
+            assert i >= len(ref.draws) - 2, f"draws of step {i}"
+
+
+def compare_tables(space: Space, case: Case, mine: runs.Run, ref: runs.Run, *, lifted: bool) -> None:
+    """Timesteps, sigmas and the start scale."""
+    bound = LIFTED if lifted else INSTALLED
+    whole = runs.plan_of(space, case, "paper").timesteps if "lambda_t" in space.tables else ref.timesteps
+    if lifted:
+        off = np.abs(mine.timesteps - ref.timesteps)
+        if whole.shape == off.shape:  # a time cut beside an integer may fall on either side
+            off = np.where(np.abs(whole - np.round(whole)) < 1e-6, np.maximum(off - 1, 0), off)
+        assert off.max() <= 1e-6
+    else:
+        assert np.abs(mine.timesteps - ref.timesteps).max() <= 1
+    if ref.sigmas is not None:
+        scale = ref.sigmas if lifted else max(1.0, ref.sigmas.max())
+        off = np.abs(mine.sigmas - ref.sigmas)
+        assert np.all(off <= bound * scale + 1e-300)
+    least = 1e-30 if lifted else 1.0
+    off = abs(mine.init_noise_sigma - ref.init_noise_sigma)
+    assert off <= bound * max(ref.init_noise_sigma, least)
+
+
+@pytest.mark.parametrize("lifted", [True, False], ids=["lifted", "installed"])
+@pytest.mark.parametrize(("space", "case"), CASES)
+def test_parity(space: Space, case: Case, lifted: bool) -> None:
+    found = active(space, case)
+    scopes = {d.scope for d in found}
+    if not lifted and (case["n"] == TRAIN or "none as installed" in scopes):
+        scopes.add("none")
+    if "none" in scopes:
+        draws = [[runs.normal(case["shape"], runs.dtype_of(lifted), 4)] for _ in range(200)]
+        for run in (runs.through_habit, runs.through_plan):
+            mine = run(space, case, draws, lifted=lifted)
+            assert all(torch.isfinite(x).all() for x in (*mine.samples, *mine.estimates))
+        return
+    asked = case
+    for difference in found:
+        if difference.translate:
+            asked = difference.translate(asked)
+    ref = runs.through_diffusers(space, asked, lifted=lifted)
+    steps = len(ref.samples) - ("but the last step" in scopes)
+    for run in (runs.through_habit, runs.through_plan):
+        mine = run(space, case, ref.draws, lifted=lifted)
+        assert len(mine.samples) == len(ref.samples)
+        compare(mine, ref, steps, lifted=lifted, estimates="but the estimate" not in scopes)
+        compare_draws(space, mine, ref)
+        if steps < len(mine.samples):  # a step of length zero
+            before = mine.samples[-2] if steps else mine.inputs[0]
+            assert error(mine.samples[-1], before, size(before)) <= (LIFTED if lifted else INSTALLED)
+        if run is runs.through_habit:
+            compare_tables(space, case, mine, ref, lifted=lifted)
+
+
+@pytest.mark.parametrize(("space", "case"), CASES)
+def test_compatibility_changes_only_what_is_declared(space: Space, case: Case) -> None:
+    paper, copy = (runs.plan_of(space, case, mode) for mode in ("paper", "diffusers"))
+    copied = [d for d in DIFFERENCES if d.copied and space.name in d.classes and d.where(space, case)]
+    same = np.array_equal(paper.timesteps, copy.timesteps) and len(paper) == len(copy)
+    same = same and all(map(equal_rows, paper.rows, copy.rows))
+    assert same != bool(copied), [d.name for d in copied]
+
+
+def equal_rows(a, b) -> bool:
+    """Whether two rows compute the same, up to rounding."""
+    if [len(terms) for _, terms in a.statements] != [len(terms) for _, terms in b.statements]:
+        return False
+    numbers = [
+        [c for _, terms in row.statements for _, c, _ in terms] + [d.log_range or 0 for _, d in row.draws]
+        for row in (a, b)
+    ]
+    return len(a.draws) == len(b.draws) and np.allclose(*map(np.hstack, numbers), rtol=1e-12, atol=1e-15)
+
+
+REJECTED = [
+    pytest.param(space, {**space.default, **rule.rejected}, id=f"{name.removesuffix('Scheduler')}-{i}")
+    for name, space in SPACES.items()
+    for i, rule in enumerate(space.rules)
+    if rule.rejected is not None
+]
+
+
+@pytest.mark.parametrize(("space", "case"), REJECTED)
+def test_what_neither_can_run(space: Space, case: Case) -> None:
+    """The reference raises or makes no finite sample; we raise and say why."""
+    try:
+        ref = runs.through_diffusers(space, case, lifted=True)
+        finite = all(torch.isfinite(x).all() for x in (*ref.samples, *ref.estimates))
+    except Exception:
+        finite = False
+    assert not finite
+    with pytest.raises((ValueError, TypeError)):
+        runs.plan_of(space, case)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_before_set_timesteps(name: str) -> None:
+    """Tables, timesteps and the start scale of a new object."""
+    space = SPACES[name]
+    for case in space.cases[:12]:
+        # what the reference shows of these is a declared difference
+        plain: Case = {"num_train_timesteps": 60} if case.get("rescale_betas_zero_snr") else {}
+        if name.startswith(("Heun", "Euler")):
+            plain |= {**dict.fromkeys(RAMPS, False), "final_sigmas_type": "zero", "steps_offset": 0}
+        case = {key: plain.get(key, value) for key, value in case.items()}
+        with reference(name, Draws(), lifted=True) as cls:
+            ref = cls(**runs.options(case))
+            scale = float(ref.init_noise_sigma)
+            tables = {key: getattr(ref, key).numpy() for key in (*space.tables, "timesteps")}
+            if space.sigmas and "lambda_t" not in space.tables and not name.startswith("CM"):
+                tables["sigmas"] = ref.sigmas.numpy()
+        mine = runs.ours(space, case)
+        for key, value in tables.items():
+            np.testing.assert_allclose(np.asarray(getattr(mine, key)), value, rtol=1e-9, atol=1e-12)
+        assert mine.init_noise_sigma == pytest.approx(scale, rel=1e-9)
+        assert len(mine) == case["num_train_timesteps"]
+
+
+NOISING = [param for param in CASES if param.values[1]["n"] in (3, 7, TRAIN)]
+
+
+@pytest.mark.parametrize(("space", "case"), NOISING)
+def test_add_noise_and_velocity(space: Space, case: Case) -> None:
+    """One timestep per row, and one for all, before the loop."""
+    if any(d.scope == "none" for d in active(space, case)):
+        return
+    x0, z = (runs.normal(case["shape"], torch.float64, seed) for seed in (5, 6))
+    mine = runs.ours(space, case)
+    mine.set_timesteps(**{"xp": "torch", **runs.calls(case)})
+    with reference(space.name, Draws(), lifted=True) as cls:
+        ref = cls(**runs.options(case))
+        ref.set_timesteps(**runs.calls(case))
+        # of equal times nobody knows which is meant
+        once = [i for i, t in enumerate(ref.timesteps) if (ref.timesteps == t).sum() <= mine.order]
+        n = len(once)
+        for picks in ([n // 2] * len(x0), [(7 * i + 1) % n for i in range(len(x0))]):
+            entries = [once[i] for i in picks]
+            expected = ref.add_noise(x0, z, ref.timesteps[entries])
+            found = mine.add_noise(x0, z, mine.timesteps[entries])
+            assert error(found, expected, size(expected)) <= LIFTED
+            if space.velocity and not space.sigmas:  # Euler's is a declared difference
+                expected = ref.get_velocity(x0, z, ref.timesteps[entries])
+                found = mine.get_velocity(x0, z, mine.timesteps[entries])
+                assert error(found, expected, size(expected)) <= LIFTED
+        one = mine.add_noise(x0, z, mine.timesteps[once[:1]])
+        expected = ref.add_noise(x0, z, ref.timesteps[once[:1]].repeat(len(x0)))
+        assert error(one, expected, size(expected)) <= LIFTED
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_any_training_timestep(name: str) -> None:
+    """The whole-time classes take every training step, whatever the run visits."""
+    space = SPACES[name]
+    if space.sigmas:  # the others know the run's own
+        mine = runs.ours(space, space.default)
+        assert len(mine.timesteps) == space.default["num_train_timesteps"] * mine.order - mine.order + 1
+        return
+    x0, z = (runs.normal((4, 1, 2), torch.float64, seed) for seed in (5, 6))
+    times = torch.tensor([0, 1, 500, 999])
+    with reference(name, Draws(), lifted=True) as cls:
+        ref, mine = cls(), getattr(cmsched, name)(compatibility="diffusers")
+        for what in ("add_noise", "get_velocity"):
+            expected = getattr(ref, what)(x0, z, times)
+            assert error(getattr(mine, what)(x0, z, times), expected, size(expected)) <= LIFTED
+
+
+def test_lifting() -> None:
+    """The tables are float64 inside, float32 outside, and the module is left as it was."""
+    for lifted, dtype in ((True, torch.float64), (False, torch.float32)):
+        for name, space in SPACES.items():
+            draws = Draws()
+            with reference(name, draws, lifted=lifted) as cls:
+                scheduler = cls()
+                scheduler.set_timesteps(4)
+                for key in (*(k for k in space.tables if k != "final_alpha_cumprod"), "sigmas"):
+                    if hasattr(scheduler, key):
+                        assert getattr(scheduler, key).dtype == dtype, (name, key)
+        assert torch.get_default_dtype() == torch.float32
+    home = runs.through_diffusers.__globals__["reference"].__wrapped__.__globals__["module"]
+    for name in SPACES:
+        assert home(name).torch is torch
+        assert home(name).np is np
+
+
+def test_draws_are_counted() -> None:
+    draws = Draws(seed=1)
+    with reference("DDPMScheduler", draws, lifted=True) as cls:
+        scheduler = cls()
+        scheduler.set_timesteps(3)
+        x = torch.zeros(1, 2, dtype=torch.float64)
+        for t in scheduler.timesteps:
+            scheduler.step(x, t, x)
+    assert len(draws.handed_over()) == 2
+    assert draws.handed_over() == []
+
+
+def test_given_marks_are_used() -> None:
+    """No case reaches a library with a placeholder in it."""
+    for _, case in (param.values for param in CASES):
+        assert GIVEN not in runs.options(case).values()
+        assert all(value is not GIVEN for value in runs.calls(case).values())

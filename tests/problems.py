@@ -1,0 +1,139 @@
+"""Problems for tests over all samplers: grids, predictions, networks, and the plans made of them."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from cmsched.plan import Plan, make_plan
+from cmsched.predictions import Prediction
+from cmsched.samplers import REGISTRY
+from cmsched.schedules import Betas, Flow, Logarithmic, Schedule
+from cmsched.spacings import Grid
+
+SCHEDULES: dict[str, Schedule] = {
+    "linear": Betas(),
+    "scaled_linear": Betas(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+    "cosine": Betas(beta_schedule="squaredcos_cap_v2"),
+    "ve": Betas(frame="ve", sigma_data=1.0, beta_start=0.00085, beta_end=0.012),
+    "edm": Logarithmic(),
+    "flow": Flow(),
+    "zero_snr": Betas(rescale_betas_zero_snr=True),
+}
+PROJECTIONS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "clip": {"clip": 1.0},
+    "threshold": {"threshold": (0.9, 1.5)},
+    "boundary": {"clip": 1.5, "timestep_scaling": 0.1},
+}
+HARD = ("flow", "zero_snr")  # alpha = 0 at the start: not every sampler can start there
+
+
+def grid_of(name: str, n: int, *, end: str = "zero") -> Grid:
+    """A grid of n steps on a named schedule, ending at sigma = 0 or at its last level."""
+    schedule = SCHEDULES[name]
+    if name == "edm":
+        points = [schedule.at(ratio=r) for r in np.geomspace(40.0, 0.05, n + 1)]
+    else:
+        top, low = (1000, 40) if name == "flow" else (999, 9)
+        points = [schedule.at(t=float(round(t))) for t in np.linspace(top, low, n + 1)]
+    if end == "zero":
+        points = [*points[:-1], schedule.point(0.0, 0.0)]
+    return Grid(tuple(points), schedule, points[0].sigma, integral=name != "edm")
+
+
+def prediction_of(kind: str, projection: str, options: Mapping[str, Any]) -> Prediction:
+    """A prediction, with a variance head where the options of DDPM ask for one."""
+    head = str(options.get("variance", "")).startswith("learned")
+    return Prediction(kind, variance_head=head, **PROJECTIONS[projection])
+
+
+def traced_variants() -> list[Any]:
+    """Every sampler that has a table, with each of its option sets, as pytest parameters."""
+    return [
+        pytest.param(name, options, id="-".join([name, *map(str, options.values())]))
+        for name, entry in REGISTRY.items()
+        for options in entry.variants
+        if entry.traced
+    ]
+
+
+def a_plan(
+    sampler: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    schedule: str = "scaled_linear",
+    n: int = 5,
+    end: str = "last",
+    kind: str = "epsilon",
+    projection: str = "none",
+) -> Plan:
+    """A plan of a sampler, by default on a grid that every sampler can walk."""
+    options = options or {}
+    prediction = prediction_of(kind, projection, options)
+    return make_plan(sampler, grid_of(schedule, n, end=end), prediction, options)
+
+
+@st.composite
+def plans(draw: st.DrawFn, sampler: str, options: Mapping[str, Any], most: int = 5) -> Plan:
+    """Plans on generated schedules and grids, with every prediction and projection."""
+    end = draw(st.sampled_from(["last", "zero"]))
+    name = draw(st.sampled_from([*SCHEDULES, "trained"]))
+    n = draw(st.integers(1, most))
+    if name == "trained":
+        betas = tuple(draw(st.lists(st.floats(1e-3, 0.3), min_size=n + 1, max_size=20)))
+        schedule = Betas(trained_betas=betas, num_train_timesteps=len(betas))
+        times = draw(st.permutations(range(len(betas))))[: n + 1]
+        points = [schedule.at(t=float(t)) for t in sorted(times, reverse=True)]
+        if end == "zero":
+            points[-1] = schedule.point(0.0, 0.0)
+        grid = Grid(tuple(points), schedule, points[0].sigma, integral=True)
+    else:
+        grid = grid_of(name, n, end=end)
+    kinds = ["sample", "v_prediction", "flow_prediction"]
+    if name not in HARD:
+        kinds += ["epsilon", "score", "edm", "consistency"]
+    prediction = prediction_of(
+        draw(st.sampled_from(kinds)), draw(st.sampled_from(list(PROJECTIONS))), options
+    )
+    try:
+        return make_plan(sampler, grid, prediction, options)
+    except ValueError as error:
+        assert end == "zero" or name in HARD, error
+        assert sampler in str(error)
+        assume(False)
+        raise
+
+
+def network(xp: Any, prediction: Prediction) -> Any:
+    """A smooth network of bounded slope that looks at t; with a variance head if asked for."""
+
+    def model(x: Any, t: Any) -> Any:
+        ones = (1,) * (len(x.shape) - len(t.shape))
+        t = xp.reshape(xp.astype(t, x.dtype), (*t.shape, *ones))
+        mean = xp.tanh(x * 0.5 + 0.3 * xp.sin(t * 0.01))
+        if not prediction.variance_head:
+            return mean
+        return xp.concat([mean, xp.cos(x)], axis=1)
+
+    return model
+
+
+def start_of(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Start noise in float64, with values that half precision holds too."""
+    normals = np.random.default_rng(seed).standard_normal(shape)
+    return np.asarray(normals, np.float16).astype(np.float64)
+
+
+@contextlib.contextmanager
+def registered(name: str) -> Iterator[None]:
+    """Remove a sampler that the block registers, whatever happens in it."""
+    assert name not in REGISTRY
+    try:
+        yield
+    finally:
+        REGISTRY.pop(name, None)

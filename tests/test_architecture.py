@@ -1,0 +1,193 @@
+"""What the parts may know of each other, read from the source and from the running program."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from problems import a_plan, network, start_of
+
+import cmsched
+
+ROOT = Path(cmsched.__file__).parent
+# A part imports only from parts above it in this list.
+PARTS = [
+    "_messages",
+    "backends",
+    "schedules",
+    "spacings",
+    "predictions",
+    "samplers",
+    "tracing",
+    "plan",
+    "noise",
+    "engine",
+    "discrete",
+    "guidance",
+    "schedulers",
+    "interop",
+    "digits",
+    "cli",
+]
+ARRAYS = {"backends", "plan", "noise", "engine", "discrete", "guidance", "schedulers"}
+OUTSIDE = {"numpy", "array_api_compat"}
+FRAMEWORKS = ["torch", "jax", "cupy", "scipy", "huggingface_hub", "diffusers", "matplotlib"]
+
+
+def part_of(path):
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def files():
+    return sorted(path for path in ROOT.rglob("*.py") if path.name != "__main__.py")
+
+
+def imports(path):
+    """(dotted name, whether at the top level) of everything that a file imports."""
+    tree = ast.parse(path.read_text())
+    package = ["cmsched", *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(tree):
+        top = node in tree.body
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            name = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inside = name == "cmsched" or (ROOT.parent / name.replace(".", "/")).is_dir()
+                yield (f"{name}.{alias.name}" if inside else name), top
+
+
+def test_every_file_has_a_place():
+    assert {part_of(path) for path in files()} - {"__init__"} <= set(PARTS)
+
+
+def test_imports_point_one_way():
+    for path in files():
+        part = part_of(path)
+        if part == "__init__":
+            continue
+        for name, _ in imports(path):
+            if not name.startswith("cmsched."):
+                continue
+            other = name.split(".")[1]
+            if other in PARTS:
+                assert PARTS.index(other) <= PARTS.index(part), f"{path.name} imports {name}"
+                if other == "backends":
+                    assert part in ARRAYS | {"digits", "cli"}, f"{path.name} imports {name}"
+            else:
+                assert part in ("cli", "interop"), f"{path.name} imports {name}"
+
+
+def test_backends_and_noise_know_little():
+    for path in files():
+        ours = {name.split(".")[1] for name, _ in imports(path) if name.startswith("cmsched.")}
+        if part_of(path) == "backends":
+            assert ours <= {"backends"}, path.name
+        if part_of(path) == "noise":
+            assert ours <= {"backends"}
+
+
+def test_frameworks_are_imported_by_their_adapters_only():
+    for path in files():
+        adapter = path.stem if part_of(path) == "backends" else None
+        for name, top in imports(path):
+            root = name.split(".")[0]
+            if top and root in FRAMEWORKS:
+                assert root == adapter, f"{path} imports {name}"
+
+
+def test_nothing_imports_diffusers():
+    for path in files():
+        if part_of(path) != "interop":
+            assert not [name for name, _ in imports(path) if name.startswith("diffusers")], path
+
+
+def test_import_loads_numpy_and_little_more():
+    code = "import sys, cmsched; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT.parent)},
+    )
+    loaded = done.stdout.split()
+    heavy = {*FRAMEWORKS, "sklearn", "tqdm", "array_api_strict", "ml_dtypes"}
+    assert not heavy & {name.split(".")[0] for name in loaded}
+    assert "array_api_compat.numpy" not in loaded
+    assert "cmsched.plan" in loaded
+
+
+def test_no_scheduler_has_a_step_of_its_own():
+    found = 0
+    for path in sorted((ROOT / "schedulers").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                methods = [m.name for m in node.body if isinstance(m, ast.FunctionDef)]
+                found += 1
+                if node.name != "SchedulerMixin":
+                    assert "step" not in methods, f"{path.name}: {node.name}.step"
+            if isinstance(node, ast.Compare | ast.Match) and path.name != "config.py":
+                text = ast.unparse(node).split("\n")[0]
+                assert "type(self)" not in text, f"{path.name}: {text}"
+                assert "__class__" not in text, f"{path.name}: {text}"
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+                first = ast.unparse(node.args[0])
+                assert first not in ("self", "cls", "type(self)"), f"{path.name}: {first}"
+    assert found >= 8
+
+
+def test_public_names_exist_and_are_explained():
+    assert len(set(cmsched.__all__)) == len(cmsched.__all__)
+    for name in cmsched.__all__:
+        value = getattr(cmsched, name)
+        if callable(value):
+            assert (value.__doc__ or "").strip(), name
+
+
+@pytest.mark.parametrize("module", ["engine", "plan", "tracing", "noise", "backends"])
+def test_names_that_a_module_exports_exist(module):
+    found = __import__(f"cmsched.{module}", fromlist=["*"])
+    for name in getattr(found, "__all__", []):
+        assert hasattr(found, name), name
+
+
+def test_no_ambient_randomness(xp):
+    """Neither read nor changed, by any stochastic sampler with any kind of rng."""
+    states = [lambda: np.random.get_state()[1].tobytes()]
+    if xp.backend == "torch":
+        states.append(lambda: xp.xp.random.get_rng_state().numpy().tobytes())
+    plan = a_plan("dpmpp_multistep", {"eta": 1.0}, n=3)
+    model = network(xp.xp, plan.prediction)
+    x = xp.asarray(start_of((2, 3)))
+    before = [state() for state in states]
+    for rng in (1, cmsched.Rng(2), [3, 4], lambda shape, dtype, interval: x):
+        first = cmsched.sample(model, plan, x, rng=rng)
+        np.random.seed(7)  # noqa: NPY002
+        second = cmsched.sample(model, plan, x, rng=rng)
+        assert np.array_equal(xp.numpy(first), xp.numpy(second))
+        np.random.seed(0)  # noqa: NPY002
+    np.random.seed(5)  # noqa: NPY002
+    kept = [state() for state in states]
+    cmsched.sample(model, plan, x, rng=1)
+    cmsched.Rng(3).normal((2, 3), xp=xp.xp)
+    assert [state() for state in states] == kept
+    assert before[1:] == kept[1:]
+
+
+def test_the_project_speaks_of_itself_alone():
+    for path in files():
+        text = path.read_text()
+        assert "/tmp" not in text
+        assert "/work" not in text
+
+
+def test_docs_are_short():
+    """A file that does not fit into a head should be two."""
+    for path in files():
+        assert len(path.read_text().splitlines()) < 1200, path.name

@@ -1,0 +1,330 @@
+"""Order of convergence of the deterministic samplers, and what is known of their structure.
+
+The problem is a mixture in one dimension, whose exact solution keeps quantiles, on steps that are
+long and short in turn between two finite lam.
+"""
+
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from exact import (
+    FRAMES,
+    Mixture,
+    arrivals,
+    grid_between,
+    grid_singular,
+    interpret,
+    label,
+    plan_between,
+    variants,
+)
+
+from cmsched.plan import make_plan
+from cmsched.predictions import Prediction
+from cmsched.samplers import REGISTRY, get
+from cmsched.schedules import VPSDE, Betas, Flow, Logarithmic
+
+FLOOR = 1e-11
+STEPS = tuple(16 * 2**k for k in range(6))
+QUANTILES = np.array([0.03, 0.2, 0.45, 0.7, 0.98])
+
+
+def error(name, options, frame, n, *, history):
+    """Largest error at the end, the first `history` steps landing on the exact solution."""
+    plan, data = plan_between(name, tuple(options.items()), frame, n), Mixture()
+    ends = arrivals(plan)
+
+    def pin(i):
+        between_steps = i + 1 < len(plan) and plan.steps[i] != plan.steps[i + 1]
+        return data.quantiles(QUANTILES, ends[i]) if i < history and between_steps else None
+
+    start = data.quantiles(QUANTILES, plan.grid.points[0])
+    got = interpret(plan, data.estimate, start, pin=pin)[-1]
+    exact = data.quantiles(QUANTILES, plan.grid.points[-1])
+    return float(np.max(np.abs(got - exact))) / plan.grid.points[-1].alpha
+
+
+def slope(errors):
+    """Mean order over the last three halvings of the step above the floor."""
+    errors = [e for e in errors if e > FLOOR][-4:]
+    assert len(errors) == 4, f"too few errors above {FLOOR}: {errors}"
+    assert all(b < a for a, b in itertools.pairwise(errors)), errors
+    return math.log2(errors[0] / errors[-1]) / 3
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize(("name", "options"), variants(stochastic=False), ids=label)
+def test_order(name, options, frame, record_property):
+    """The registry's order, neither less nor more, with exact history."""
+    entry = get(name)
+    order, stored = entry.trait("order", options), entry.trait("stored", options)
+    errors = [error(name, options, frame, n, history=stored) for n in STEPS]
+    measured = slope(errors)
+    record_property("order", measured)
+    assert order - 0.15 <= measured < order + 0.5, (order, measured, errors)
+
+
+@pytest.mark.parametrize(("name", "options"), variants(stochastic=False), ids=label)
+def test_order_from_a_cold_start(name, options):
+    """Started without history a method takes its first step at order 1, which costs order 2."""
+    order = get(name).trait("order", options)
+    errors = [error(name, options, "vp", n, history=0) for n in STEPS]
+    assert slope(errors) >= min(order, 2) - 0.15, errors
+
+
+def test_the_published_third_order_is_not():
+    """The second difference's weight doubled gains an order; at the same steps it is far closer."""
+    errors = {
+        third: error(
+            "dpmpp_multistep", {"solver_order": 3, "third_order": third}, "vp", 512, history=2
+        )
+        for third in ("published", "exact")
+    }
+    assert errors["exact"] < errors["published"] / 50
+
+
+# structure
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_stored_and_evaluations(name):
+    """The registered figures are reached, and stored arrays do not grow with the steps."""
+    entry = get(name)
+    if not entry.traced:
+        return
+    reached = Counter()
+    for _, options in (v for v in variants() if v[0] == name):
+        stored = {
+            n: len(plan_between(name, (*options.items(),), "vp", n).layout.slots) for n in (12, 50)
+        }
+        assert stored[12] == stored[50] == entry.trait("stored", options), options
+        plan = plan_between(name, (*options.items(),), "vp", 12)
+        reached.update(Counter(plan.steps).values())
+        assert set(plan.steps) == set(range(12))
+    assert set(reached) == {entry.evaluations}
+
+
+@pytest.mark.parametrize("name", ["euler_ancestral", "ddim", "euler", "dpmpp_multistep"])
+def test_first_order_steps_read_two_arrays(name):
+    """A first-order step folds to the sample, the output and its draws."""
+    options = {"solver_order": 1} if name == "dpmpp_multistep" else {}
+    for frame in FRAMES:
+        plan = plan_between(name, (*options.items(),), frame, 12)
+        assert all(len(terms) <= 2 + len(plan.layout.draws) for terms in plan.layout.pattern)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow_prediction"])
+@pytest.mark.parametrize(("name", "options"), variants(), ids=label)
+def test_structure_does_not_depend_on_rounding(name, options, kind):
+    """Fifty schedules, one layout: a term that is zero but for rounding is no term."""
+    if options.get("prediction_type", kind) != kind:
+        options = {**options, "prediction_type": kind}
+    rng = np.random.default_rng(3)
+    layouts = set()
+    for _ in range(50):
+        low, high = rng.uniform(-4, -1), rng.uniform(1, 4)
+        schedule = [VPSDE(beta_max=rng.uniform(15, 25)), Flow(frame="vp"), Betas(beta_end=0.02)]
+        grid = grid_between(schedule[rng.integers(3)], 6, low, high)
+        layouts.add(make_plan(name, grid, Prediction(kind), options).layout)
+    assert len(layouts) == 1
+
+
+# samplers that are one another
+
+
+def weights(plan):
+    """A plan's rows as numbers."""
+    return [
+        {(value, v): c for value, terms in row.statements for v, c, _ in terms} for row in plan.rows
+    ]
+
+
+def assert_same_rows(a, b, tolerance=1e-12):
+    for left, right in zip(weights(a), weights(b), strict=True):
+        for key in left.keys() | right.keys():
+            assert left.get(key, 0.0) == pytest.approx(
+                right.get(key, 0.0), rel=tolerance, abs=1e-15
+            )
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("euler", {}), ("ddim", {})),
+        (("euler_late_churn", {}), ("ddim", {})),
+        (("euler_ancestral", {}), ("ddim", {"eta": 1.0})),
+        (("ddpm", {}), ("ddim", {"eta": 1.0})),
+        (("dpmpp_multistep", {"solver_order": 1}), ("ddim", {})),
+        (("dpm_multistep", {"solver_order": 1}), ("ddim", {})),
+        (("dpmpp_multistep", {"solver_order": 1, "eta": 1.0}), ("ddim", {"eta": 1.0})),
+    ],
+    ids=lambda v: f"{v[0]}({label(v[1])})",
+)
+def test_same_by_two_names(one, other, frame):
+    a, b = (plan_between(name, (*options.items(),), frame, 20) for name, options in (one, other))
+    assert_same_rows(a, b)
+
+
+def test_zero_length_steps_change_nothing():
+    """Two equal points (a grid that ends on its own last level) are a step of length zero."""
+    schedule = VPSDE()
+    for name, options in variants(stochastic=False):
+        grid = grid_between(schedule, 6)
+        doubled = type(grid)((*grid.points, grid.points[-1]), schedule)
+        plan = make_plan(name, doubled, FRAMES["vp"][1], options)
+        data = Mixture()
+        path = interpret(plan, data.estimate, data.quantiles(QUANTILES, grid.points[0]))
+        last = len(plan) - plan.steps.count(6)
+        np.testing.assert_allclose(path[-1], path[last], rtol=1e-12)
+
+
+# beta is the variance of a step forward in the frame's own x, and a network's is that frame's too
+OF_ITS_FRAME = {"fixed_large", "fixed_large_log", "learned", "learned_range"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [v for v in variants() if v[1].get("variance") not in OF_ITS_FRAME],
+    ids=label,
+)
+def test_frames_agree(name, options):
+    """One curve in three frames: the same samples after x / alpha, for the same draws."""
+    kind = options.get("prediction_type", "sample")
+    rng = np.random.default_rng(5)
+    n = 9
+    estimates = rng.normal(size=(2 * n, 4))
+    draws = {(i, k): rng.normal(size=4) for i in range(-1, 2 * n) for k in range(3)}
+    start = rng.normal(size=4)
+    ends = []
+    for frame in ("vp", "ve", "flow"):
+        grid = grid_between(VPSDE(frame=frame), n)
+        plan = make_plan(name, grid, Prediction(kind), options)
+        said = iter(estimates)
+        path = interpret(
+            plan,
+            lambda x, at, said=said: next(said),
+            start * grid.points[0].alpha,
+            lambda i, k: draws[i, k],
+        )
+        ends.append(path[-1] / grid.points[-1].alpha)
+    for x in ends[1:]:
+        np.testing.assert_allclose(x, ends[0], rtol=1e-11, atol=1e-12)
+
+
+# steps at the singular ends
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+@pytest.mark.parametrize("frame", ["vp", "flow"])
+@pytest.mark.parametrize(("name", "options"), variants(), ids=label)
+def test_from_alpha_zero_to_sigma_zero(name, options, frame, kind):
+    """Zero terminal SNR and flow at sigma = 1: finite, or one sentence that says why not."""
+    schedule = Flow() if frame == "flow" else Betas(rescale_betas_zero_snr=True)
+    if "prediction_type" in options:
+        options = {**options, "prediction_type": kind}
+    for n in (1, 2, 3, 6):
+        grid = grid_singular(schedule, n)
+        if not get(name).singular:
+            for either in (grid, grid_singular(schedule, n, start=False)):
+                with pytest.raises(ValueError, match=f"{name} cannot step .*; use"):
+                    make_plan(name, either, Prediction(kind), options)
+            continue
+        plan = make_plan(name, grid, Prediction(kind), options)
+        numbers = [c for row in weights(plan) for c in row.values()]
+        assert np.all(np.isfinite(numbers))
+        assert max(map(abs, numbers)) < 30
+
+
+def test_history_does_not_reach_back_to_alpha_zero():
+    """The estimate made at lam = -inf has no place in a difference quotient."""
+    grid = grid_singular(Flow(), 8)
+    plan = make_plan("dpmpp_multistep", grid, Prediction("sample"), {"solver_order": 3})
+    memory = [
+        {v for _, terms in row.statements for v, _, _ in terms if 2 <= v < 4} for row in plan.rows
+    ]
+    assert memory[:4] == [set(), set(), {2}, {2, 3}]
+    # nor does it count for the order: with one finite node before it, that is a step of order 2
+    second = make_plan("dpmpp_multistep", grid, Prediction("sample"), {"solver_order": 2})
+    third_of = [
+        sorted(c for _, terms in p.rows[2].statements for _, c, _ in terms) for p in (plan, second)
+    ]
+    assert third_of[0] == pytest.approx(third_of[1], rel=1e-14)
+    assert memory[-1] == set()
+
+
+def test_heun_is_euler_at_both_ends():
+    """No second evaluation where its level is infinite or zero."""
+    for schedule in (Flow(), Betas(rescale_betas_zero_snr=True)):
+        plan = make_plan("heun", grid_singular(schedule, 5), Prediction("v_prediction"))
+        assert plan.steps == (0, 1, 1, 2, 2, 3, 3, 4)
+
+
+@pytest.mark.parametrize(("name", "options"), variants(), ids=label)
+def test_epsilon_at_alpha_zero(name, options):
+    grid = grid_singular(Flow(), 4, end=False)
+    with pytest.raises(ValueError, match="v_prediction" if get(name).singular else "cannot"):
+        make_plan(name, grid, Prediction("epsilon"), options)
+
+
+# options
+
+
+def test_option_errors_name_the_value_and_the_nearest():
+    grid = grid_between(Logarithmic(), 3)
+    prediction = Prediction("edm")
+    for name, options, kind, text in [
+        ("ddim", {"etta": 1.0}, TypeError, "did you mean 'eta'"),
+        ("ddim", {"eta": -0.5}, ValueError, "eta must be at least 0, got -0.5"),
+        ("ddim", {"eta": math.nan}, TypeError, "eta must be a number"),
+        ("ddim", {"eta": "1"}, TypeError, "eta must be a number, got '1'"),
+        ("ddim", {"eta": True}, TypeError, "eta must be a number"),
+        ("ddpm", {"variance": "fixed_smal"}, ValueError, "did you mean 'fixed_small'"),
+        (
+            "dpmpp_multistep",
+            {"solver_order": 4},
+            ValueError,
+            "solver_order=4 is not one of 1, 2, 3",
+        ),
+        ("dpmpp_multistep", {"solver_order": True}, ValueError, "solver_order=True"),
+        ("dpmpp_multistep", {"solver_type": "mid"}, ValueError, "midpoint"),
+        ("dpm_multistep", {"third_order": "exakt"}, ValueError, "did you mean 'exact'"),
+        ("euler", {"s_churn": -1}, ValueError, "s_churn"),
+        ("dpmpp_multistp", {}, ValueError, "did you mean 'dpmpp_multistep'"),
+    ]:
+        with pytest.raises(kind, match=text):
+            make_plan(name, grid, prediction, options)
+
+
+def test_options_are_plain_numbers():
+    """Options given as NumPy numbers are kept as Python's, so a recipe is JSON."""
+    plan = make_plan(
+        "dpmpp_multistep",
+        grid_between(VPSDE(), 4),
+        Prediction(),
+        {"eta": np.float32(0.5), "solver_order": np.int64(2)},
+    )
+    assert type(plan.options["eta"]) is float
+    assert type(plan.options["solver_order"]) is int
+    assert type(plan).from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize("eta", [1.5, 4.0])
+def test_more_than_all_noise_is_all_noise(eta):
+    """A large eta is cut where the step has no room for more noise, and marginals stay exact."""
+    plan = make_plan("ddim", grid_between(VPSDE(), 4), Prediction("sample"), {"eta": eta})
+    for row, b in zip(weights(plan), arrivals(plan), strict=True):
+        draw = row[plan.layout.following, plan.layout.first_draw]
+        assert draw <= b.sigma * (1 + 1e-15)
+
+
+def test_churn_of_a_resumed_run_is_the_whole_runs():
+    """The noise added per step depends on the steps of the whole run, not of what is left."""
+    options = {"s_churn": 3.0}
+    plan = make_plan("euler", grid_between(VPSDE(), 10), Prediction(), options)
+    rest = plan.skip(4)
+    assert rest.points == plan.points[4:]
+    assert rest.skip(3).points == plan.points[7:]
