@@ -1,8 +1,9 @@
 """Running a plan on arrays: pure functions over any framework.
 
-`step` has two executions. With an int index it follows that row's own terms with Python floats (eager code: no zero
-terms, nothing moves to the device). With an array index it gathers weights from the plan's table (compiled code, and
-batches whose rows are at different steps). Nothing here depends on the sampler.
+`step` has two executions. With an int index it follows that row's own terms with Python floats
+(eager code: no zero terms, nothing moves to the device). With an array index it gathers weights
+from the plan's table (compiled code, and batches whose rows are at different steps). Nothing here
+depends on the sampler.
 """
 
 import math
@@ -48,7 +49,7 @@ class State(NamedTuple):
 
     sample: Array  # any shape, batch first; in the frame of the plan's schedule
     memory: tuple[Array, ...]  # the plan's stored arrays, each like sample
-    index: Any  # evaluations done: an int, or an integer array of shape (), (batch,) or (batch, frames)
+    index: Any  # evaluations done: an int, or integers of shape (), (batch,) or (batch, frames)
 
 
 class Estimate(NamedTuple):
@@ -71,12 +72,14 @@ def init(
     """Return the state before the first evaluation.
 
     Args:
+        plan: the plan, or its table (`plan.on(noise)`).
         noise: unit normals of the sample's shape, floating dtype and device.
-        x0: a clean sample like noise: start from alpha x0 + sigma noise at the plan's first point (image to image).
+        x0: a clean sample like noise: start from alpha x0 + sigma noise at the plan's first point
+            (image to image).
         given: arrays the sampler asks for, {"image": ..., "mask": ...}.
         rng: where a plan that draws before its first evaluation takes its noise, see `draw`.
-        index: 0 or an integer array to choose the execution; by default an int, on concrete JAX arrays and tables a
-            device array.
+        index: 0, or an array of zeros, to choose the execution; by default an int, for JAX arrays
+            and for tables an array.
 
     Raises:
         TypeError: noise is not a floating array, or x0 is of another framework.
@@ -110,10 +113,10 @@ def init(
 
 
 def model_input(plan: Recipe, state: State) -> tuple[Array, Array]:
-    """Return what the network is given: the scaled sample, and the time as an array of shape () or of the index.
+    """Return what the network is given: the scaled sample, and the time.
 
-    The time has the framework's default integer dtype where times are integral, otherwise float32 (float64 for a
-    float64 sample).
+    The time is an array of shape () or of the index, of the framework's default integer dtype where
+    times are integral, otherwise float32 (float64 for a float64 sample).
     """
     index = state.index
     if type(index) is int:
@@ -126,7 +129,7 @@ def model_input(plan: Recipe, state: State) -> tuple[Array, Array]:
                 x = x * row.point.scale
             else:
                 x = backend.astype(backend.combine([x], [row.point.scale], acc), x.dtype)
-        return x, plan.times_on(state.sample)[index]  # type: ignore[union-attr]
+        return x, plan.time_on(state.sample, index)  # type: ignore[union-attr]
     backend = resolve(state.sample)
     table = plan if isinstance(plan, Table) else plan.on(state.sample)
     x, t = backend.execute(_table_input, None, table, state)
@@ -137,8 +140,10 @@ def draw(plan: Recipe, state: State, rng: Any) -> tuple[Array, ...] | None:
     """Return the unit normals this step needs, one array per draw, or None if it needs none.
 
     Args:
-        rng: an int or `Rng` (the same noise on every framework, device and batch split), a native generator or key, a
-            list with one per sample, or a callable (shape, dtype, interval).
+        plan: the plan, or its table.
+        state: what `init` or `step` returned.
+        rng: an int or `Rng` (the same noise on every framework, device and batch split), a native
+            generator or key, a list with one per sample, or a callable (shape, dtype, interval).
 
     Raises:
         ValueError: rng is None and the step draws.
@@ -155,8 +160,8 @@ def draw(plan: Recipe, state: State, rng: Any) -> tuple[Array, ...] | None:
         return None
     if rng is None:
         raise ValueError(
-            "this step draws noise: pass rng= (an int, cmsched.Rng, a generator or key, a list with one per sample, or"
-            " a callable), or noise=cmsched.draw(plan, state, rng)"
+            "this step draws noise: pass rng= (an int, cmsched.Rng, a generator or key, a list with"
+            " one per sample, or a callable), or noise=cmsched.draw(plan, state, rng)"
         )
     if row is None:
         if len(index.shape) > 1:
@@ -184,25 +189,29 @@ def step(
     noise: Array | Sequence[Array] | None = None,
     given: Mapping[str, Array] | None = None,
 ) -> State:
-    """Return the state after the network's output: one linear combination of arrays per stored result.
+    """Return the state after the network's output: one linear combination per stored result.
 
     Args:
-        output: the network's output at `model_input(plan, state)`, like the sample (with twice its channels if the
-            prediction has a variance head).
-        rng: see `draw`; ignored by steps that draw nothing.
+        plan: the plan, or its table.
+        state: what `init` or `step` returned; it is not changed.
+        output: the network's output at `model_input(plan, state)`, like the sample (with twice its
+            channels if the prediction has a variance head).
+        rng: see `draw`; not used by steps that draw nothing.
         noise: the draws themselves, one array or a tuple.
+        given: the arrays that `init` got.
 
     Raises:
-        TypeError: output of another framework.
-        ValueError: output of another shape or device; missing or superfluous noise; index past the end (int index).
+        TypeError: output of another framework, or not floating.
+        ValueError: output of another shape or device; missing or superfluous noise; an int index
+            past the end (an array index stays there, and nothing changes).
     """
     sample, index = state.sample, state.index
     backend = resolve(sample)
     layout = plan.check_traced()
     if len(state.memory) != len(layout.slots):
         raise ValueError(
-            f"the state holds {len(state.memory)} stored arrays, this plan's are {layout.slots}; states pass between"
-            " plans only when these agree"
+            f"the state holds {len(state.memory)} stored arrays, this plan's are {layout.slots};"
+            " states pass between plans only when these agree"
         )
     mean = output
     if (
@@ -262,7 +271,7 @@ def step(
 def estimate(
     plan: Recipe, state: State, output: Array, *, given: Mapping[str, Array] | None = None
 ) -> Estimate:
-    """Return x0 (after projection), eps and v that the output implies, arrays like the sample (for previews).
+    """Return x0 (after projection), eps and v that the output implies, arrays like the sample.
 
     v is a eps - s x0 in the frame the network sees, divided by sqrt(a^2 + s^2).
     """
@@ -379,14 +388,21 @@ def sample(
 ) -> Array:
     """Return the sample that the whole loop makes of unit normal noise.
 
-    A Python loop on concrete arrays. Traced by JAX it is a `scan` (on CPU a scan around a convolutional network can be
-    20 times slower than unrolling), or a loop written out with `unroll=True`.
+    A Python loop on concrete arrays. Traced by JAX it is a `scan` (on CPU a scan around a
+    convolutional network can be 20 times slower than unrolling), or a loop written out with
+    `unroll=True`.
 
     Args:
         model: `model(x, t) -> output`.
-        x0, given, rng: see `init` and `draw`.
-        callback: called as `callback(i, state, x0)` after evaluation i with the state before the step.
-        progress: show a bar (tqdm if installed).
+        plan: the plan, or its table.
+        noise: see `init`.
+        x0: see `init`.
+        given: see `init`.
+        rng: see `draw`.
+        callback: called as `callback(i, state, x0)` after evaluation i, with the state before the
+            step.
+        progress: show a bar (needs tqdm).
+        unroll: write the loop out where JAX traces it.
 
     Raises:
         ValueError: callback or progress inside a trace.
@@ -557,7 +573,7 @@ def _variance(backend: Backend, sample: Array, output: Array) -> Array:
 
 
 def _learned_std(backend: Backend, v: Array, low: Any, high: Any) -> Array:
-    """exp(log variance / 2), the log variance lying (v + 1) / 2 of the way from low to high (arXiv:2102.09672, eq. 15)."""
+    """Return exp(log variance / 2), (v + 1) / 2 of the way from low to high (2102.09672, eq. 15)."""
     return backend.xp.exp(v * (0.25 * (high - low)) + 0.25 * (high + low))
 
 

@@ -186,7 +186,7 @@ class Plan:
         return make_plan(self.sampler, self.grid.skip(k), self.prediction, self.options)
 
     def kernel(self, backend: Backend, index: int) -> Any:
-        """Return a row's program as the backend compiles it, or None where it has nothing to compile to."""
+        """Return a row's program as the backend compiles it, or None where it does not."""
         try:
             return self._kernels[backend, index]
         except KeyError:
@@ -233,22 +233,23 @@ class Plan:
             self._placed[key] = table
         return self._placed[key]  # type: ignore[no-any-return]
 
-    def times_on(self, like: Array) -> list[Array]:
-        """Return the model times as 0-d arrays on the device of `like`, placed there once."""
+    def time_on(self, like: Array, index: int) -> Array:
+        """Return a model time as a 0-d array on the device of `like`; all are placed there once."""
         backend = resolve(like)
         key = (type(like), like.dtype, backend.device(like))
         try:
-            return self._times[key]
+            return self._times[key][index]
         except KeyError:
             pass
         dtype = backend.default_int if self.grid.integral else backend.accumulation(like.dtype)
-        times = backend.put(self.timesteps, like, dtype)
+        host = self.timesteps
+        times = backend.put(host, like, dtype)
+        if backend.traced(times[0, ...]):  # what is made inside a trace must not outlive it
+            return backend.put(np.asarray(host[index]), like, dtype)
         if isinstance(times, np.ndarray):  # a network may not write into what the plan keeps
             times.flags.writeable = False
-        split = [times[i, ...] for i in range(len(self))]
-        if not backend.traced(times):  # what is made inside a trace must not outlive it
-            self._times[key] = split
-        return split
+        self._times[key] = [times[i, ...] for i in range(len(self))]
+        return self._times[key][index]
 
     @cached_property
     def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -348,7 +349,7 @@ def _infinite(value: Any) -> Any:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Return an option as hashable plain data: lists and arrays as tuples, NumPy scalars as Python's."""
+    """Return an option as hashable plain data: sequences as tuples, scalars as Python's."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, list | tuple):

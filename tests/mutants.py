@@ -29,101 +29,188 @@ class Mutant:
 
 
 SAMPLERS = "test_marginals test_order test_distribution"
-ENGINE = "test_engine test_plan"
+ENGINE = "test_engine"
 HABIT = "test_stateful test_schedulers"
 
+FIRST, STEPS = "samplers/first_order.py", "samplers/multistep.py"
+HEUN, CORE = "samplers/heun.py", "engine.py"
+
 MUTANTS = [
-    # samplers
-    Mutant(
-        "ddim sign",
-        "samplers/first_order.py",
-        "x = b.alpha * x0 + kept * eps",
-        "x = b.alpha * x0 - kept * eps",
-        SAMPLERS,
-    ),
-    Mutant(
-        "ddim alpha for sigma",
-        "samplers/first_order.py",
-        "std = b.sigma * min(",
-        "std = b.alpha * min(",
-        SAMPLERS,
-    ),
+    # the loops
+    Mutant("ddim sign", FIRST, "b.alpha * x0 + kept * eps", "b.alpha * x0 - kept * eps", SAMPLERS),
+    Mutant("ddim alpha for sigma", FIRST, "std = b.sigma * min(", "std = b.alpha * min(", SAMPLERS),
     Mutant(
         "ddim dropped draw",
-        "samplers/first_order.py",
-        "        if std > 0:\n            x = x + std * noise(a, b)\n    return x\n\n\nVARIANCES",
-        "    return x\n\n\nVARIANCES",
+        FIRST,
+        "x = b.alpha * x0 + kept * eps\n        if std > 0:",
+        "x = b.alpha * x0 + kept * eps\n        if std > 9:",
         SAMPLERS,
     ),
+    Mutant("ddim noise kept", FIRST, "(1 - eta) * (1 + eta) + (eta * rho) ** 2", "1.0", SAMPLERS),
     Mutant(
-        "ddim raw for clipped",
-        "samplers/first_order.py",
-        "(x0 if use_clipped_model_output else raw)",
-        "(raw if use_clipped_model_output else x0)",
-        "test_engine test_projection",
+        "ddpm mean", FIRST, "x = (b.alpha * fresh) * x0", "x = (a.alpha * fresh) * x0", SAMPLERS
     ),
     Mutant(
-        "ddpm wrong mean",
-        "samplers/first_order.py",
-        "x = (b.alpha * fresh) * x0",
-        "x = (a.alpha * fresh) * x0",
+        "ddpm variance",
+        FIRST,
+        "for s in (b.sigma, a.sigma)",
+        "for s in (a.sigma, b.sigma)",
         SAMPLERS,
     ),
+    Mutant("churn variance", FIRST, "gamma * (2 + gamma)", "gamma * (1 + gamma)", SAMPLERS),
     Mutant(
-        "ddpm large for small",
-        "samplers/first_order.py",
-        'small if variance.startswith("fixed_small") else large',
-        'large if variance.startswith("fixed_small") else small',
-        SAMPLERS,
-    ),
-    Mutant(
-        "churn variance",
-        "samplers/first_order.py",
-        "math.sqrt(gamma * (2 + gamma))",
-        "math.sqrt(gamma * (1 + gamma))",
+        "churn level",
+        FIRST,
+        "grid.at(ratio=a.ratio * (1 + gamma))",
+        "grid.at(ratio=a.ratio)",
         SAMPLERS,
     ),
     Mutant(
         "euler index",
-        "samplers/first_order.py",
-        "x = b.alpha * x0 + (b.sigma / a.sigma) * (x - a.alpha * x0)",
-        "x = b.alpha * x0 + (b.sigma / a.sigma) * (x - b.alpha * x0)",
+        FIRST,
+        "(b.sigma / a.sigma) * (x - a.alpha * x0)",
+        "(b.sigma / a.sigma) * (x - b.alpha * x0)",
         SAMPLERS,
     ),
     Mutant(
         "consistency noise",
-        "samplers/first_order.py",
-        "math.sqrt(b.ratio**2 - end**2)",
-        "math.sqrt(b.ratio**2 + end**2)",
+        FIRST,
+        "b.ratio**2 - end**2)) * noise()",
+        "b.ratio**2 + end**2)) * noise()",
         SAMPLERS,
     ),
+    Mutant("heun trapezium", HEUN, "bend = 0.5 * (1", "bend = 0.25 * (1", SAMPLERS),
     Mutant(
-        "multistep midpoint weight",
-        "samplers/multistep.py",
-        "0.5 * f if solver_type",
-        "0.6 * f if solver_type",
+        "heun wrong base",
+        HEUN,
+        "(b.alpha / a.alpha) * x + y",
+        "(b.alpha / a.alpha) * y + y",
         SAMPLERS,
     ),
+    Mutant("multistep weight", STEPS, "0.5 * f if solver_type", "0.6 * f if solver_type", SAMPLERS),
+    Mutant("multistep third order", STEPS, '"exact": 2 * bend', '"exact": bend', SAMPLERS),
     Mutant(
-        "multistep exact third order",
-        "samplers/multistep.py",
-        '"exact": 2 * bend',
-        '"exact": bend',
-        SAMPLERS,
+        "multistep history", STEPS, "first = (m0 - m1) / r0", "first = (m1 - m0) / r0", SAMPLERS
+    ),
+    Mutant("multistep old step", STEPS, "r0 = (l0 - l1) / h", "r0 = 1.0", SAMPLERS),
+    Mutant("multistep sde decay", STEPS, "math.exp(-eta * h)", "math.exp(eta * h)", SAMPLERS),
+    Mutant(
+        "multistep sde noise", STEPS, "-math.expm1(-2 * eta * h)", "-math.expm1(-eta * h)", SAMPLERS
+    ),
+    # where
+    Mutant("zero terminal SNR", "schedules.py", "if math.isinf(b):  # alpha reaches", "if False:", "test_schedules"),
+    Mutant(
+        "velocity",
+        "predictions.py",
+        "at.scale * a / (a * a + s * s), -s",
+        "at.scale * a / (a * a + s * s), s",
+        "test_predictions",
     ),
     Mutant(
-        "multistep wrong history",
-        "samplers/multistep.py",
-        "first = (m0 - m1) / r0",
-        "first = (m1 - m0) / r0",
-        SAMPLERS,
+        "boundary",
+        "predictions.py",
+        "t = at.t * self.timestep_scaling",
+        "t = at.t + self.timestep_scaling",
+        "test_predictions",
     ),
     Mutant(
-        "multistep sde decay",
-        "samplers/multistep.py",
-        "math.exp(-eta * h)",
-        "math.exp(eta * h)",
-        SAMPLERS,
+        "karras",
+        "spacings.py",
+        "(a + fractions * (b - a)) ** rho",
+        "(b + fractions * (a - b)) ** rho",
+        "test_spacings",
+    ),
+    Mutant(
+        "trailing", "spacings.py", "np.round(times + 1) - 1", "np.round(times)", "test_spacings"
+    ),
+    # table
+    Mutant("residue kept", "tracing.py", "> ROUNDING * m", "> -1", "test_tracing test_plan"),
+    Mutant(
+        "stale history",
+        "plan.py",
+        "slots.index((kind, rank, age - 1))",
+        "slots.index((kind, rank, age))",
+        ENGINE,
+    ),
+    Mutant("skip", "plan.py", "self.grid.skip(k)", "self.grid.skip(0)", "test_plan"),
+    Mutant("pattern", "plan.py", "have.get(source, 0.0)", "have.get(source, 1.0)", ENGINE),
+    # arrays
+    Mutant("finished rows", CORE, "backend.where(finished, sample, new)", "new", ENGINE),
+    Mutant(
+        "swapped draws",
+        CORE,
+        "_learned_std(backend, variance, *wanted.log_range)",
+        "_learned_std(backend, variance, *wanted.log_range[::-1])",
+        ENGINE,
+    ),
+    Mutant(
+        "mask", CORE, "value * mask if region == INSIDE", "value * mask if region != INSIDE", ENGINE
+    ),
+    Mutant(
+        "stale state",
+        CORE,
+        "return State(*kernel(values), index + 1)",
+        "return State(*kernel(values), index)",
+        ENGINE,
+    ),
+    Mutant(
+        "clip",
+        CORE,
+        "backend.clip(x0, -prediction.clip, prediction.clip)",
+        "backend.clip(x0, 0.0, prediction.clip)",
+        ENGINE,
+    ),
+    Mutant(
+        "image to image",
+        CORE,
+        "combine([x0, noise], weights[1:3], acc)",
+        "combine([noise, x0], weights[1:3], acc)",
+        ENGINE,
+    ),
+    Mutant(
+        "broadcast output",
+        CORE,
+        "if not prediction.variance_head or found != twice:",
+        "if False:",
+        ENGINE,
+    ),
+    # noise
+    Mutant(
+        "purpose",
+        "noise.py",
+        "START, STEP, BROWNIAN = 0, 1, 2",
+        "START, STEP, BROWNIAN = 0, 0, 2",
+        "test_noise",
+    ),
+    Mutant("row of a draw", CORE, "tuple(noise.shape), evaluation + 1", "tuple(noise.shape), 1", ENGINE),
+    # the stateful habit
+    Mutant(
+        "cursor",
+        "schedulers/base.py",
+        "run.entry + 1, after.memory",
+        "run.entry, after.memory",
+        HABIT,
+    ),
+    Mutant(
+        "stale memory",
+        "schedulers/base.py",
+        "after.memory, after.index, fresh",
+        "run.memory, after.index, fresh",
+        HABIT,
+    ),
+    Mutant(
+        "level between times",
+        "schedulers/base.py",
+        "xp.take(v, above - 1) * (1 - part)",
+        "xp.take(v, above - 1) * part",
+        HABIT,
+    ),
+    Mutant(
+        "velocity's sign",
+        "schedulers/base.py",
+        "mix(sample, noise, -sigma / size",
+        "mix(sample, noise, sigma / size",
+        HABIT,
     ),
 ]
 

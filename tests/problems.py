@@ -1,4 +1,4 @@
-"""Problems for tests over all samplers: grids, predictions, networks, and the plans made of them."""
+"""Problems for tests over all samplers: grids, predictions, networks, and plans of them."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -100,12 +100,13 @@ def plans(draw: st.DrawFn, sampler: str, options: Mapping[str, Any], most: int =
     prediction = prediction_of(
         draw(st.sampled_from(kinds)), draw(st.sampled_from(list(PROJECTIONS))), options
     )
+    if end == "last" and name not in HARD:
+        return make_plan(sampler, grid, prediction, options)
     try:
         return make_plan(sampler, grid, prediction, options)
     except ValueError as error:
-        assert end == "zero" or name in HARD, error
-        assert sampler in str(error)
-        assume(False)
+        # a sampler may have no such step, but has to say that it is the one
+        assume(sampler not in str(error))
         raise
 
 

@@ -40,9 +40,11 @@ def distance(xp, got, expected):
 
 
 def condition(plan):
-    """How much the plan may magnify rounding: its largest coefficient."""
-    terms = [c for row in plan.rows for _, terms in row.statements for _, c, _ in terms]
-    return max(map(abs, [*terms, *(number for row in plan.rows for number in row.estimate)]))
+    """How much rounding may be magnified: the largest number that the loop or the plan uses."""
+    numbers = [c for row in plan.rows for _, terms in row.statements for _, c, _ in terms]
+    numbers += [number for row in plan.rows for number in row.estimate]
+    numbers += [1 / level for p in plan.grid.points for level in (p.alpha, p.sigma) if level]
+    return max(map(abs, numbers))
 
 
 def yardstick(plan, x, rng=5, **arguments):
@@ -176,7 +178,10 @@ def test_given_image_and_mask(xp, soft, projection):
         register("inpaint", paper="", given=("image", "mask"), stochastic=True)(inpaint)
         plan = a_plan("inpaint", n=4, projection=projection)
         uniform = np.random.default_rng(1).uniform(size=(1, 1, 2, 2))
-        arrays = {"image": start_of((2, 3, 2, 2), 9), "mask": uniform if soft else np.round(uniform)}
+        arrays = {
+            "image": start_of((2, 3, 2, 2), 9),
+            "mask": uniform if soft else np.round(uniform),
+        }
         check_executions(xp, plan, given=arrays)
         if xp.name != "strict":
             check_executions(xp, plan, dtype="float16", given=arrays, kinds=["int", "()"])
@@ -222,7 +227,7 @@ def test_given_arrays_are_checked(xp, how):
 def test_given_arrays_nobody_asked_for(xp):
     plan = a_plan("ddim")
     x = xp.asarray(start_of((1, 2)))
-    with pytest.raises(ValueError, match="given.*image"):
+    with pytest.raises(ValueError, match=r"given.*image"):
         cmsched.step(plan, cmsched.init(plan, x), x, given={"image": x})
 
 
@@ -231,7 +236,7 @@ def test_churn_draws_before_the_first_evaluation(xp):
     assert plan.layout.start_draws == (0,)
     x = xp.asarray(start_of((2, 3)))
     for recipe in (plan, plan.on(x)):
-        with pytest.raises(ValueError, match="before its first evaluation.*rng="):
+        with pytest.raises(ValueError, match=r"before its first evaluation.*rng="):
             cmsched.init(recipe, x)
         first = cmsched.init(recipe, x, rng=5).sample
         scale = [c for _, c, _ in plan.start.terms]
@@ -257,6 +262,8 @@ def test_image_to_image_start(xp):
 def test_arrays_of_other_dtypes_are_converted(xp, kind):
     """The sample decides: a network in half or double precision changes nothing else."""
     dtypes = [name for name in TOLERANCE if hasattr(xp.xp, name)]
+    if xp.backend == "jax":  # each pair compiles anew
+        dtypes = ["float32", "float16"]
     index = 0 if kind == "int" else xp.asarray(np.zeros((), np.int32))
     for sampler, options in [("ddpm", {}), ("dpmpp_multistep", {"solver_order": 3})]:
         plan = a_plan(sampler, options, n=3, kind="v_prediction", schedule="ve")
@@ -736,7 +743,7 @@ def test_wrong_indices(xp):
     ):
         with pytest.raises(TypeError, match="table needs an array index"):
             call()
-    with pytest.raises(TypeError, match="run.*plan, not its table"):
+    with pytest.raises(TypeError, match=r"run.*plan, not its table"):
         cmsched.run(lambda x, t: x, plan.on(x), x)
 
 
@@ -765,7 +772,7 @@ def test_wrong_noise(xp, kind):
     with pytest.raises(TypeError, match="rng="):
         cmsched.step(plan, state, x, rng="seed")
     quiet = a_plan("ddim")
-    with pytest.raises(ValueError, match="noise has 1 arrays.*draws none: leave noise out"):
+    with pytest.raises(ValueError, match=r"noise has 1 arrays.*draws none: leave noise out"):
         cmsched.step(quiet, cmsched.init(quiet, x, index=index), x, noise=x)
     assert cmsched.draw(quiet, cmsched.init(quiet, x, index=index), None) is None
 
@@ -839,5 +846,5 @@ def test_copies_of_a_state_are_independent():
 
 
 def test_plans_on_a_hard_grid_name_the_sampler():
-    with pytest.raises(ValueError, match="dpm_multistep.*step 4"):
+    with pytest.raises(ValueError, match=r"dpm_multistep.*step 4"):
         make_plan("dpm_multistep", grid_of("linear", 5), prediction_of("epsilon", "none", {}), {})

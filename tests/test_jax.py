@@ -178,8 +178,19 @@ def test_only_the_network_is_traced():
     h = 1e-6
     difference = (value(0.3 + h) - value(0.3 - h)) / (2 * h)
     assert abs(slope - difference) < 1e-6 * max(1, abs(difference))
-    # and the concrete loop is none the worse for it
+    # and the concrete loop is none the worse for it, with an int index too
     assert np.isfinite(np.asarray(value(0.3)))
+
+    def by_hand(weight):
+        state = cmsched.init(plan, x, index=0)
+        for _ in range(len(plan)):
+            x_in, t = cmsched.model_input(plan, state)
+            state = cmsched.step(plan, state, jnp.tanh(x_in * weight + t), rng=KEY)
+        return jnp.sum(state.sample)
+
+    with jax.checking_leaks():
+        assert close(jax.jit(by_hand)(0.3), value(0.3))
+    assert close(by_hand(0.3), value(0.3))
 
 
 @pytest.mark.parametrize(("sampler", "options"), traced_variants())
@@ -286,7 +297,8 @@ def run_alone(code, **environment):
 
 
 def test_without_64_bits():
-    run_alone("""
+    run_alone(
+        """
         import jax, jax.numpy as jnp, numpy as np
         import cmsched
         from problems import a_plan, network, start_of
@@ -317,11 +329,14 @@ def test_without_64_bits():
             assert "jax_enable_x64" in str(error) and "float64" in str(error)
         else:
             raise AssertionError
-    """, JAX_ENABLE_X64="0")
+    """,
+        JAX_ENABLE_X64="0",
+    )
 
 
 def test_sharded_samples_stay_sharded():
-    run_alone("""
+    run_alone(
+        """
         import jax, jax.numpy as jnp, numpy as np
         from jax.sharding import NamedSharding, PartitionSpec
         import cmsched
@@ -339,4 +354,6 @@ def test_sharded_samples_stay_sharded():
             for result in (cmsched.sample(model, plan, x, rng=5), loop(plan.on(x), x)):
                 assert result.sharding.is_equivalent_to(sharding, result.ndim), result.sharding
                 assert np.allclose(result, expected, rtol=1e-4, atol=1e-4)
-    """, XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    """,
+        XLA_FLAGS="--xla_force_host_platform_device_count=4",
+    )

@@ -158,11 +158,11 @@ def test_damaged_plans():
 
 def test_unknown_names_get_the_nearest_one():
     grid, prediction = grid_of("linear", 3), Prediction()
-    with pytest.raises(ValueError, match="sampler='dimm'.*did you mean 'ddim'"):
+    with pytest.raises(ValueError, match=r"sampler='dimm'.*did you mean 'ddim'"):
         make_plan("dimm", grid, prediction)
     with pytest.raises(TypeError, match="'ddim' has no option 'etta'; did you mean 'eta'"):
         make_plan("ddim", grid, prediction, {"etta": 1})
-    with pytest.raises(TypeError, match="eta.*function"):
+    with pytest.raises(TypeError, match=r"eta.*function"):
         make_plan("ddim", grid, prediction, {"eta": lambda: 1})
 
 
@@ -264,7 +264,7 @@ def test_schedules_of_ones_own_say_that_json_cannot_hold_them():
     schedule = Mine("ve")
     grid = Grid(tuple(schedule.at(t=t) for t in (3.0, 2.0, 1.0)), schedule, 3.0)
     plan = make_plan("ddim", grid, prediction_of("epsilon", "none", {}))
-    with pytest.raises(TypeError, match="Mine has no name.*SCHEDULES"):
+    with pytest.raises(TypeError, match=r"Mine has no name.*SCHEDULES"):
         plan.to_json()
 
 

@@ -170,6 +170,8 @@ def test_framework_of_a_device(xp):
     devices = {"numpy": [], "strict": [], "numpy-readonly": []}.get(xp.name)
     if devices is None and xp.name == "torch":
         devices = ["cpu", xp.xp.device("cpu"), "meta"]
+        with pytest.raises(ValueError, match="device='nonsense' cannot be used"):
+            cmsched.DDIMScheduler().set_timesteps(3, "nonsense")
     elif devices is None:
         devices = list({d for d in [xp.asarray([1.0]).device]})
     for device in devices:
@@ -208,10 +210,12 @@ def test_tables_of_betas(visit):
     assert bool(scheduler)
     alphas, betas, bar = scheduler.alphas, scheduler.betas, scheduler.alphas_cumprod
     assert alphas.shape == betas.shape == bar.shape == (n,)
-    np.testing.assert_allclose(np.cumprod(alphas), bar, rtol=1e-9)
+    zero = bool(scheduler.config.get("rescale_betas_zero_snr"))
+    assert (alphas[-1] == 0.0) == zero  # where sigmas need it, alphas_cumprod ends a little above
+    np.testing.assert_allclose(np.cumprod(alphas)[: n - zero], bar[: n - zero], rtol=1e-9)
     np.testing.assert_allclose(alphas + betas, 1.0, rtol=1e-12)
     assert np.all(np.diff(bar) < 0)
-    if not scheduler.config.get("rescale_betas_zero_snr"):
+    if not zero:
         start, end = scheduler.config.beta_start, scheduler.config.beta_end
         if scheduler.config.beta_schedule == "linear":
             np.testing.assert_allclose(betas, np.linspace(start, end, n), rtol=1e-9)
@@ -225,9 +229,9 @@ def test_before_set_timesteps_the_training_steps_are_shown(visit):
     scheduler = build(visit)
     n = scheduler.config.num_train_timesteps
     assert len(scheduler) == n
-    assert len(scheduler.timesteps) == n
-    assert np.all(np.diff(scheduler.timesteps) < 0)
-    assert len(scheduler.sigmas) == n + 1
+    assert len(np.unique(scheduler.timesteps)) == n  # Heun's are those of both evaluations
+    assert np.all(np.diff(scheduler.timesteps) <= 0)
+    assert len(scheduler.sigmas) == len(scheduler.timesteps) + 1
     assert np.all(np.diff(scheduler.sigmas) <= 0)
     assert math.isfinite(scheduler.init_noise_sigma)
     assert scheduler.num_inference_steps is None

@@ -76,7 +76,7 @@ def test_other_operations_fail(operation):
     def loop(x, grid, noise):
         for a, _ in grid.steps():
             x, _ = yield x, a
-            eval(operation)
+            eval(operation, {"math": math, "x": x})
         return x
 
     with pytest.raises(TypeError):
@@ -92,7 +92,9 @@ def test_a_missing_keep_is_named():
             x = b.alpha * x0 + sum(b.sigma * old for old in history)
         return x
 
-    with pytest.raises(ValueError, match=r"stored=1 but needs 2 .*d\[-1\], x\[-1\].*yield Keep\(x\)"):
+    with pytest.raises(
+        ValueError, match=r"stored=1 but needs 2 .*d\[-1\], x\[-1\].*yield Keep\(x\)"
+    ):
         plan_of(loop, stored=1, prediction=Prediction("epsilon"), grid=grid_of("linear", 3))
     assert len(plan_of(loop, stored=2).layout.slots) == 2
 
@@ -157,7 +159,7 @@ def test_steps_that_cannot_be_taken_name_sampler_and_step(factor, words):
     def loop(x, grid, noise):
         for a, b in grid.steps():
             x, x0 = yield x, a
-            x = eval(factor) * x0 + x
+            x = eval(factor, {"math": math, "b": b}) * x0 + x
         return x
 
     with pytest.raises(ValueError, match=words):
@@ -197,16 +199,14 @@ def test_a_loop_that_never_evaluates():
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_raw_and_projected_estimates(clip):
     def loop(x, grid, noise):
-        for a, b in grid.steps():
+        for a, _ in grid.steps():
             x, x0, raw = yield Raw(x, a)
             x = 0.25 * x0 + 0.5 * raw
         return x
 
     plan = plan_of(loop, prediction=Prediction("sample", clip=clip))
     (_, terms), *_ = plan.rows[0].statements
-    expected = (
-        ((1, 0.75, 0),) if clip is None else ((1, 0.5, 0), (plan.layout.estimate, 0.25, 0))
-    )
+    expected = ((1, 0.75, 0),) if clip is None else ((1, 0.5, 0), (plan.layout.estimate, 0.25, 0))
     assert terms == expected
 
 

@@ -1,6 +1,7 @@
 """The named schedulers: a configuration, plans made from it, the stateful habit around one."""
 
-from .base import KarrasDiffusionSchedulers, SchedulerMixin
+from .base import SchedulerMixin
+from .betas import KarrasDiffusionSchedulers
 from .config import CLASSES, ConfigMixin, FrozenDict
 from .first_order import (
     DDIMScheduler,

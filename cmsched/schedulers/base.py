@@ -2,11 +2,10 @@
 
 import inspect
 import math
-import secrets
+import os
 import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..schedules import Point
 from .outputs import OriginalSampleOutput, SchedulerOutput
 from .plans import PlanMixin, check_kind, check_option
 
-__all__ = ["KarrasDiffusionSchedulers", "SchedulerMixin"]
+__all__ = ["SchedulerMixin"]
 
 Array = Any
 UNSET = inspect.Parameter.empty
@@ -55,29 +54,6 @@ def signed(
     copy.__doc__, copy.__qualname__ = function.__doc__, function.__qualname__
     copy.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     return copy
-
-
-class KarrasDiffusionSchedulers(Enum):
-    """Schedulers that can stand in for one another in a pipeline, with the field's numbering."""
-
-    DDIMScheduler = 1
-    DDPMScheduler = 2
-    PNDMScheduler = 3
-    LMSDiscreteScheduler = 4
-    EulerDiscreteScheduler = 5
-    HeunDiscreteScheduler = 6
-    EulerAncestralDiscreteScheduler = 7
-    DPMSolverMultistepScheduler = 8
-    DPMSolverSinglestepScheduler = 9
-    KDPM2DiscreteScheduler = 10
-    KDPM2AncestralDiscreteScheduler = 11
-    DEISMultistepScheduler = 12
-    UniPCMultistepScheduler = 13
-    DPMSolverSDEScheduler = 14
-    EDMEulerScheduler = 15
-
-
-EXCHANGEABLE = [member.name for member in KarrasDiffusionSchedulers]
 
 
 class Run(NamedTuple):
@@ -151,7 +127,10 @@ class SchedulerMixin(PlanMixin):
         device, xp = kwargs.pop("device", None), kwargs.pop("xp", None)
         backend = self._framework(device, xp)
         plan = self.plan(kwargs.pop("num_inference_steps", None), **kwargs)
-        self._timesteps = backend.at(plan.timesteps, device)
+        try:
+            self._timesteps = backend.at(plan.timesteps, device)
+        except (RuntimeError, AssertionError) as error:  # PyTorch's: no such device
+            raise ValueError(f"device={device!r} cannot be used: {error}") from error
         self._plan, self._begin_index, self._run = plan, None, None
         self.num_inference_steps = len(plan.grid)
         self.custom_timesteps = kwargs.get("timesteps") is not None
@@ -213,7 +192,8 @@ class SchedulerMixin(PlanMixin):
         Raises:
             ValueError: there is no such entry, or it is inside a step of several evaluations.
         """
-        check_kind("begin_index", begin_index, 0) if not isinstance(begin_index, np.integer) else 0
+        if not isinstance(begin_index, np.integer):
+            check_kind("begin_index", begin_index, 0)
         if begin_index < 0:
             raise ValueError(f"begin_index must be at least 0, got {begin_index}")
         if self._plan is not None:
@@ -366,7 +346,7 @@ class SchedulerMixin(PlanMixin):
             generator = noise = None
         elif generator is None and noise is None:
             if fresh is None:
-                seed = secrets.randbits(63)
+                seed = int.from_bytes(os.urandom(8)) >> 1
                 fresh = backend.fresh(seed, backend.device(sample))
             generator = fresh
         if layout.draws and generator is None and index is not i:

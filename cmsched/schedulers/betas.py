@@ -1,6 +1,7 @@
 """What the classes trained on a table of betas share."""
 
 from collections.abc import Mapping
+from enum import Enum
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from ..schedules import BETA_SCHEDULES, Betas, Point, Schedule, check_betas
 from .base import SchedulerMixin
 from .config import FrozenDict
 
-__all__ = ["BETA_OPTIONS", "BetaScheduler"]
+__all__ = ["BETA_OPTIONS", "EXCHANGEABLE", "BetaScheduler", "KarrasDiffusionSchedulers"]
 
 BETA_OPTIONS: Mapping[str, Any] = {
     "num_train_timesteps": 1000,
@@ -22,6 +23,29 @@ BETA_OPTIONS: Mapping[str, Any] = {
     "beta_schedule": "linear",
     "trained_betas": None,
 }
+
+
+class KarrasDiffusionSchedulers(Enum):
+    """Schedulers that can stand in for one another in a pipeline, with the field's numbering."""
+
+    DDIMScheduler = 1
+    DDPMScheduler = 2
+    PNDMScheduler = 3
+    LMSDiscreteScheduler = 4
+    EulerDiscreteScheduler = 5
+    HeunDiscreteScheduler = 6
+    EulerAncestralDiscreteScheduler = 7
+    DPMSolverMultistepScheduler = 8
+    DPMSolverSinglestepScheduler = 9
+    KDPM2DiscreteScheduler = 10
+    KDPM2AncestralDiscreteScheduler = 11
+    DEISMultistepScheduler = 12
+    UniPCMultistepScheduler = 13
+    DPMSolverSDEScheduler = 14
+    EDMEulerScheduler = 15
+
+
+EXCHANGEABLE = [member.name for member in KarrasDiffusionSchedulers]
 
 
 @lru_cache(maxsize=64)

@@ -11,8 +11,7 @@ from ..predictions import Prediction
 from ..samplers.first_order import VARIANCES
 from ..schedules import Point
 from ..spacings import Grid
-from .base import EXCHANGEABLE
-from .betas import BETA_OPTIONS, BetaScheduler
+from .betas import BETA_OPTIONS, EXCHANGEABLE, BetaScheduler
 from .config import FrozenDict
 from .outputs import OriginalSampleOutput, SchedulerOutput
 

@@ -54,6 +54,11 @@ class Scheduler(SchedulerMixin):
     whole_times = False
     limited = False
 
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        """Evaluations per step."""
+        return samplers.get(self._options.sampler).evaluations
+
     def _validate(self, config: FrozenDict) -> None:
         super()._validate(config)
         choose("sampler", config.sampler, samplers.REGISTRY)

@@ -11,8 +11,7 @@ from .._messages import choose
 from ..samplers import multistep
 from ..schedules import Flow, Point, Schedule
 from ..spacings import RAMPS, Grid
-from .base import EXCHANGEABLE
-from .betas import BETA_OPTIONS, BetaScheduler
+from .betas import BETA_OPTIONS, EXCHANGEABLE, BetaScheduler
 from .config import FrozenDict
 from .outputs import SchedulerOutput
 from .variance_exploding import RAMP_OPTIONS, chosen_ramp

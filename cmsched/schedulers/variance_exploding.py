@@ -11,8 +11,8 @@ from ..plan import Plan
 from ..predictions import Prediction
 from ..schedules import Logarithmic, Point
 from ..spacings import RAMPS, Grid
-from .base import EXCHANGEABLE, SchedulerMixin, begins_step
-from .betas import BETA_OPTIONS, BetaScheduler
+from .base import SchedulerMixin, begins_step
+from .betas import BETA_OPTIONS, EXCHANGEABLE, BetaScheduler
 from .config import FrozenDict
 from .outputs import OriginalSampleOutput, SchedulerOutput
 
