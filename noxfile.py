@@ -14,7 +14,7 @@ import nox
 nox.options.default_venv_backend = "virtualenv"
 
 # An open range would bring some gigabytes of a newer CUDA with it.
-FRAMEWORKS = ("torch==2.13.0", "-e", ".[jax,demo,scipy,hub]", "--group", "test")
+FRAMEWORKS = ("torch==2.13.0", "-e", ".[jax,demo]", "--group", "test")
 
 OLDEST = (
     "numpy==2.1.0",
@@ -90,7 +90,7 @@ def tests_frameworks(session: nox.Session) -> None:
         *("-m", "pytest", "-n", "2", "-m", "not peers", "--ignore=tests/test_readme.py"),
         *session.posargs,
         CMSCHED_BACKENDS="torch,jax",
-        CMSCHED_REQUIRE_BACKENDS="torch,jax,demo,scipy",
+        CMSCHED_REQUIRE_BACKENDS="torch,jax,demo",
     )
 
 
@@ -123,7 +123,7 @@ def readme(session: nox.Session) -> None:
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Break the code on purpose, one line at a time: the tests must notice each time."""
-    install(session, "-e", ".[scipy]", "--group", "test")
+    install(session, "-e", ".", "--group", "test")
     session.run("python", "tests/mutants.py", *session.posargs)
 
 

@@ -256,7 +256,8 @@ def step(
         values[layout.estimate] = _estimate_x0(backend, layout, row.estimate, sample, mean, acc)
     kernel = plan.kernel(backend, index) if acc == dtype else None  # type: ignore[union-attr]
     if kernel is not None and backend.plain(sample):
-        return State(*kernel(values), index + 1)
+        following, memory = kernel(values)
+        return State(following, memory, index + 1)
     for value, sources, weights, regions in row.program:
         parts = [values[v] for v in sources]
         if regions is not None:
@@ -573,7 +574,7 @@ def _variance(backend: Backend, sample: Array, output: Array) -> Array:
 
 
 def _learned_std(backend: Backend, v: Array, low: Any, high: Any) -> Array:
-    """Return exp(log variance / 2), (v + 1) / 2 of the way from low to high (2102.09672, eq. 15)."""
+    """Return exp(log variance / 2), at (v + 1) / 2 from low to high (arXiv:2102.09672, eq. 15)."""
     return backend.xp.exp(v * (0.25 * (high - low)) + 0.25 * (high + low))
 
 
@@ -616,7 +617,7 @@ def _project(backend: Backend, prediction: Any, x0: Array) -> Array:
 
 
 def _columns(backend: Backend, numbers: Array, state: State) -> Array:
-    """Gather the columns of a table at the state's index: (numbers, *index, 1, ...), as the sample."""
+    """Gather a table's columns at the state's index: (numbers, *index, 1, ...), as the sample."""
     xp, index = backend.xp, state.index
     _check_index(backend, state.sample, index)
     picked = xp.take(numbers, xp.reshape(index, (-1,)), axis=1)

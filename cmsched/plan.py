@@ -357,8 +357,8 @@ def _plain(name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(
-        f"option {name}={value!r} is a {type(value).__name__}: a plan is plain data, so use numbers,"
-        " strings, or sequences of these"
+        f"option {name}={value!r} is a {type(value).__name__}: a plan is plain data, so use"
+        " numbers, strings, or sequences of these"
     )
 
 

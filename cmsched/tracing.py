@@ -71,7 +71,7 @@ class Form:
 
     def __radd__(self, other: Any) -> "Form":
         """Return the sum; 0 is what the built-in sum() starts from."""
-        return self if type(other) is int and other == 0 else self.__add__(other)
+        return self if type(other) is int and other == 0 else Form.__add__(self, other)
 
     def __mul__(self, number: Any) -> "Form":
         """Return the form times a number, or times a mask."""
@@ -99,8 +99,8 @@ class Form:
         return self + -1.0 * _form(other)
 
     def __rsub__(self, other: Any) -> "Form":
-        """Return the difference of two forms."""
-        return -self + other
+        """Refuse: two forms subtract by `__sub__`, and nothing else can be subtracted from."""
+        return _form(other) - self
 
     def clean(self, where: str) -> dict[Leaf, Any]:
         """Return {leaf: coefficient} without rounding residue, or raise where one is not finite."""

@@ -49,7 +49,6 @@ NAMESPACES = {
 PARTS = {
     "demo": ("sklearn", "matplotlib"),
     "peers": ("torch", "diffusers", "k_diffusion"),
-    "scipy": ("scipy",),
 }
 
 

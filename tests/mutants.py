@@ -98,7 +98,13 @@ MUTANTS = [
         "multistep sde noise", STEPS, "-math.expm1(-2 * eta * h)", "-math.expm1(-eta * h)", SAMPLERS
     ),
     # where
-    Mutant("zero terminal SNR", "schedules.py", "if math.isinf(b):  # alpha reaches", "if False:", "test_schedules"),
+    Mutant(
+        "zero terminal SNR",
+        "schedules.py",
+        "if math.isinf(b):  # alpha reaches",
+        "if False:  # alpha reaches",
+        "test_schedules",
+    ),
     Mutant(
         "velocity",
         "predictions.py",
@@ -182,7 +188,9 @@ MUTANTS = [
         "START, STEP, BROWNIAN = 0, 0, 2",
         "test_noise",
     ),
-    Mutant("row of a draw", CORE, "tuple(noise.shape), evaluation + 1", "tuple(noise.shape), 1", ENGINE),
+    Mutant(
+        "row of a draw", CORE, "tuple(noise.shape), evaluation + 1", "tuple(noise.shape), 1", ENGINE
+    ),
     # the stateful habit
     Mutant(
         "cursor",

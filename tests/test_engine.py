@@ -26,6 +26,7 @@ from problems import (
 import cmsched
 from cmsched import Rng, State
 from cmsched.plan import make_plan
+from cmsched.predictions import Prediction
 from cmsched.samplers import Raw, register
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 8e-2}
@@ -398,7 +399,7 @@ def test_resume_is_bitwise(xp, sampler, options):
     again = pickle.loads(pickle.dumps(plan))
     assert again == plan
     assert again.rows == plan.rows
-    held = half if xp.name == "strict" else pickle.loads(pickle.dumps(half))
+    held = pickle.loads(pickle.dumps(half))
     resumed = walk(again, held, model, len(plan) - 2)
     straight = walk(plan, half, model, len(plan) - 2)
     assert np.array_equal(xp.numpy(resumed.sample), xp.numpy(straight.sample))
@@ -501,6 +502,48 @@ def test_estimate_inverts_the_marginal(xp):
             assert np.allclose(at.alpha * x0 + at.sigma * eps, sample, rtol=1e-13, atol=1e-13)
             size = at.scale * math.hypot(at.alpha, at.sigma)
             assert np.allclose(v, xp.numpy(output) / size, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", ["int", "(batch,)"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"clip": 0.7},
+        {"threshold": (0.9, 1.5)},
+        {"threshold": (0.5, 0.8)},
+        {"threshold": (1.0, 2.0)},
+    ],
+    ids=str,
+)
+def test_projections_are_their_formulas(xp, settings, kind):
+    """Clipping, and arXiv:2205.11487, section 2.3, with NumPy's quantile."""
+    plan = make_plan("ddim", grid_of("linear", 3), Prediction("sample", **settings))
+    output = start_of((4, 7), 3) * np.array([[0.2], [0.7], [1.0], [5.0]])
+    if "clip" in settings:
+        expected = np.clip(output, -0.7, 0.7)
+    else:
+        ratio, largest = settings["threshold"]
+        level = np.quantile(np.abs(output), ratio, axis=1, keepdims=True)
+        level = np.minimum(np.maximum(level, 1.0), largest)
+        expected = np.clip(output, -level, level) / level
+    x = xp.asarray(start_of((4, 7)))
+    index = 0 if kind == "int" else xp.asarray(np.zeros(4, np.int32))
+    state = cmsched.init(plan, x, index=index)
+    found = cmsched.estimate(plan, state, xp.asarray(output))
+    assert distance(xp, found.x0, expected) < 1e-14
+
+
+def test_the_boundary_comes_after_the_projection(xp):
+    """LCM's c_skip x + c_out x0, arXiv:2310.04378, section 4.1."""
+    prediction = Prediction("sample", clip=0.7, timestep_scaling=0.001)
+    plan = make_plan("consistency", grid_of("linear", 3), prediction)
+    x, output = start_of((2, 3)), start_of((2, 3), 1)
+    t = plan.points[0].t * 0.001
+    skip, out = 0.25 / (t**2 + 0.25), t / math.sqrt(t**2 + 0.25)
+    state = cmsched.init(plan, xp.asarray(x), index=0)
+    sample = xp.numpy(state.sample)
+    found = cmsched.estimate(plan, state, xp.asarray(output))
+    assert distance(xp, found.x0, skip * sample + out * np.clip(output, -0.7, 0.7)) < 1e-14
 
 
 @pytest.mark.parametrize("projection", PROJECTIONS)

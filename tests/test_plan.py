@@ -24,7 +24,7 @@ from problems import (
 
 import cmsched
 from cmsched import Plan, make_plan
-from cmsched.plan import Table
+from cmsched.plan import Table, _finite, _infinite
 from cmsched.predictions import Prediction
 from cmsched.schedules import Schedule
 from cmsched.spacings import Grid
@@ -59,6 +59,8 @@ def test_infinite_numbers_survive_json():
         assert math.isinf(plan.grid.points[-1].lam)
         assert [p.lam for p in other.grid.points] == [p.lam for p in plan.grid.points]
     assert Plan.from_json(a_plan("euler", {"s_churn": 5.0}).to_json()).options["s_tmax"] == math.inf
+    numbers = {"a": [math.inf, -math.inf, 1.0], "b": "inf"}
+    assert _infinite(json.loads(json.dumps(_finite(numbers), allow_nan=False))) == numbers
 
 
 def test_plans_differ_where_their_recipes_do():

@@ -135,7 +135,7 @@ class Backend:
         return total
 
     def kernel(self, program: Sequence[tuple[Any, ...]], picks: Sequence[int]) -> Any:
-        """Compile statements (value, sources, weights, None) to a function of all values, or give None.
+        """Compile statements (value, sources, weights, None) to a function of values, or give None.
 
         The function returns the last value and the picked ones; it is for arrays that are `plain`.
         """

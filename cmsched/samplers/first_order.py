@@ -164,8 +164,15 @@ def euler_late_churn(
 
 
 @register(
+    "lcm",
+    paper="arXiv:2310.04378, algorithm 3",
+    order=0,
+    stochastic=True,
+    exact=lambda o: o["s_noise"] == 1,
+)
+@register(
     "consistency",
-    paper="arXiv:2303.01469, algorithm 1; LCM arXiv:2310.04378, algorithm 3",
+    paper="arXiv:2303.01469, algorithm 1",
     order=0,
     stochastic=True,
     exact=lambda o: o["s_noise"] == 1,

@@ -1,5 +1,6 @@
-"""DDIM, DDPM and LCM: schedulers conditioned on whole timesteps, samples with alpha^2 + sigma^2 = 1."""
+"""DDIM, DDPM and LCM: conditioned on whole timesteps, samples with alpha^2 + sigma^2 = 1."""
 
+import warnings
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -47,8 +48,8 @@ class LCMSchedulerOutput(SchedulerOutput):
 class DDIMScheduler(BetaScheduler):
     """Denoising diffusion implicit models (arXiv:2010.02502).
 
-    Args of `step` and `plan`: eta, the part of the ancestral noise; use_clipped_model_output, whether eps is that of the
-    clipped estimate.
+    Args of `step` and `plan`: eta, the part of the ancestral noise; use_clipped_model_output,
+    whether eps is that of the clipped estimate.
     """
 
     options: ClassVar = {
@@ -82,7 +83,7 @@ class DDIMScheduler(BetaScheduler):
         return schedule.point(0.0, 0.0) if config.set_alpha_to_one else schedule.at(t=0.0)
 
     def _finish(self, config: FrozenDict, grid: Grid) -> Grid:
-        """In the reference a step ends a fixed stride below its timestep, whatever the next one is."""
+        """In the reference a step ends a fixed stride below its timestep, whatever comes next."""
         if not self._copies:
             return grid
         stride = config.num_train_timesteps // len(grid)
@@ -97,7 +98,7 @@ class DDIMScheduler(BetaScheduler):
 
 
 class DDPMScheduler(BetaScheduler):
-    """Denoising diffusion probabilistic models (arXiv:2006.11239), learned variances (arXiv:2102.09672)."""
+    """Denoising diffusion models (arXiv:2006.11239), learned variances (arXiv:2102.09672)."""
 
     options: ClassVar = {
         **BETA_OPTIONS,
@@ -130,10 +131,14 @@ class DDPMScheduler(BetaScheduler):
         return str(self._options.variance_type)
 
 
+IDLE = ("timestep_spacing", "steps_offset")  # what LCM keeps in its configuration and never reads
+
+
 class LCMScheduler(BetaScheduler):
     """Latent consistency models, multistep and one step (arXiv:2310.04378, algorithm 3).
 
-    timestep_spacing and steps_offset are kept in the configuration and have no effect, as in the reference.
+    timestep_spacing and steps_offset are kept in the configuration and have no effect, as in the
+    reference.
     """
 
     options: ClassVar = {
@@ -164,11 +169,29 @@ class LCMScheduler(BetaScheduler):
     grid_options = ("original_inference_steps",)
     output_class = LCMSchedulerOutput
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for name in ("timestep_spacing", "steps_offset"):
-            if kwargs.get(name, self.options[name]) != self.options[name]:
-                self._once(f"{name} has no effect; timesteps follow original_inference_steps")
+    @classmethod
+    def _bind(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        given = super()._bind(args, kwargs)
+        for name in IDLE:
+            if given[name] != cls.options[name]:
+                text = f"{name} has no effect; timesteps follow original_inference_steps"
+                warnings.warn(f"{cls.__name__}: {text}", stacklevel=4)
+        return given
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Do what every class does, silent on options without effect: no one asked for them."""
+        idle: dict[str, Any] = {}
+        if isinstance(config, dict):
+            left_out = (*(config.get("_use_default_values") or ()), *kwargs)
+            idle = {name: config[name] for name in IDLE if name in config and name not in left_out}
+            config = {name: value for name, value in config.items() if name not in idle}
+        result = super().from_config(config, return_unused_kwargs, **kwargs)
+        if idle:
+            (result[0] if return_unused_kwargs else result).register_to_config(**idle)
+        return result
 
     def _validate(self, config: FrozenDict) -> None:
         super()._validate(config)
@@ -179,10 +202,12 @@ class LCMScheduler(BetaScheduler):
     def _original(self, config: FrozenDict, steps: int | None) -> int:
         steps = config.original_inference_steps if steps is None else steps
         why = ", the number of training steps"
-        return spacings.check_count("original_inference_steps", steps, config.num_train_timesteps, why)
+        return spacings.check_count(
+            "original_inference_steps", steps, config.num_train_timesteps, why
+        )
 
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        return "consistency", {}
+        return "lcm", {}
 
     def _prediction(self, config: FrozenDict) -> Prediction:
         return replace(super()._prediction(config), timestep_scaling=float(config.timestep_scaling))
@@ -196,17 +221,21 @@ class LCMScheduler(BetaScheduler):
         strength: float = 1.0,
         **options: Any,
     ) -> list[Point]:
-        """n evenly spaced picks of the distillation's own timesteps, cut to strength."""
+        """Return n evenly spaced picks of the distillation's own timesteps, cut to strength."""
         original = self._original(config, original_inference_steps)
         stride = config.num_train_timesteps // original
         times = [i * stride - 1.0 for i in range(int(original * strength), 0, -1)]
         if n > len(times):
             raise ValueError(
-                f"num_inference_steps={n} is more than the {len(times)} steps of original_inference_steps={original} at"
-                f" strength={strength}; use fewer steps, more original_inference_steps or a larger strength"
+                f"num_inference_steps={n} is more than the {len(times)} steps of"
+                f" original_inference_steps={original} at strength={strength}; use fewer steps,"
+                " more original_inference_steps or a larger strength"
             )
         schedule = self._schedule(config)
-        return [schedule.at(t=times[int(k)]) for k in np.floor(np.linspace(0, len(times), n, endpoint=False))]
+        return [
+            schedule.at(t=times[int(k)])
+            for k in np.floor(np.linspace(0, len(times), n, endpoint=False))
+        ]
 
     def _takes_strength(self, timesteps: Any, sigmas: Any) -> bool:
         return timesteps is None and sigmas is None

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import spacings
+from .. import engine, samplers, spacings
 from .._messages import choose
 from ..samplers import multistep
 from ..schedules import Flow, Point, Schedule
-from ..spacings import RAMPS, Grid
+from ..spacings import RAMPS, Grid, Walk
 from .betas import BETA_OPTIONS, EXCHANGEABLE, BetaScheduler
 from .config import FrozenDict
 from .outputs import SchedulerOutput
@@ -26,8 +26,8 @@ FOREIGN = {"deis": "dpmsolver++", "logrho": "midpoint", "bh1": "midpoint", "bh2"
 class DPMSolverMultistepScheduler(BetaScheduler):
     """DPM-Solver (arXiv:2206.00927) and DPM-Solver++ (arXiv:2211.01095), multistep, ODE and SDE.
 
-    third_order="published" is the order-3 formula in use everywhere, which is second order; "exact" doubles the weight
-    of its second difference and is third order.
+    third_order="published" is the order-3 formula in use everywhere, which is second order; "exact"
+    doubles the weight of its second difference and is third order.
     """
 
     options: ClassVar = {
@@ -56,7 +56,12 @@ class DPMSolverMultistepScheduler(BetaScheduler):
     }
     hidden_options: ClassVar = {"third_order": "published"}
     step_options: ClassVar = {"generator": None, "variance_noise": None, "return_dict": True}
-    timesteps_options: ClassVar = {"num_inference_steps": None, "device": None, "mu": None, "timesteps": None}
+    timesteps_options: ClassVar = {
+        "num_inference_steps": None,
+        "device": None,
+        "mu": None,
+        "timesteps": None,
+    }
     grid_options = ("mu",)
     prediction_types = ("epsilon", "sample", "v_prediction", "flow_prediction")
     terminal = 2.0**-24
@@ -68,7 +73,9 @@ class DPMSolverMultistepScheduler(BetaScheduler):
         super()._validate(config)
         algorithm, order = config.algorithm_type, config.solver_order
         choose("algorithm_type", FOREIGN.get(algorithm, algorithm), ALGORITHMS)
-        choose("solver_type", FOREIGN.get(config.solver_type, config.solver_type), multistep.SOLVERS)
+        choose(
+            "solver_type", FOREIGN.get(config.solver_type, config.solver_type), multistep.SOLVERS
+        )
         choose("final_sigmas_type", config.final_sigmas_type, ("zero", "sigma_min"))
         choose("third_order", config.third_order, ("published", "exact"))
         choose("time_shift_type", config.time_shift_type, ("exponential",))
@@ -77,16 +84,20 @@ class DPMSolverMultistepScheduler(BetaScheduler):
             raise ValueError(f"solver_order must be 1, 2 or 3, got {order!r}")
         if order == 3 and algorithm == "sde-dpmsolver":
             raise ValueError(
-                'solver_order=3 has no formula with algorithm_type="sde-dpmsolver"; use "sde-dpmsolver++" or solver_order=2'
+                'solver_order=3 has no formula with algorithm_type="sde-dpmsolver"; use'
+                ' "sde-dpmsolver++" or solver_order=2'
             )
         if algorithm in ("dpmsolver", "sde-dpmsolver"):
             if config.final_sigmas_type == "zero":
                 raise ValueError(
-                    f'algorithm_type="{algorithm}" cannot end at sigma = 0, where its formula is infinite; use'
-                    ' final_sigmas_type="sigma_min" or the "++" algorithm'
+                    f'algorithm_type="{algorithm}" cannot end at sigma = 0, where its formula is'
+                    ' infinite; use final_sigmas_type="sigma_min" or the "++" algorithm'
                 )
             if config.prediction_type == "flow_prediction" and not config.use_flow_sigmas:
-                raise ValueError(f'prediction_type="flow_prediction" with algorithm_type="{algorithm}" needs use_flow_sigmas')
+                raise ValueError(
+                    f'prediction_type="flow_prediction" with algorithm_type="{algorithm}" needs'
+                    " use_flow_sigmas"
+                )
         if chosen_ramp(config) and config.use_flow_sigmas:
             raise ValueError("use_flow_sigmas cannot be combined with another way to place sigmas")
         if not config.flow_shift > 0:
@@ -118,7 +129,9 @@ class DPMSolverMultistepScheduler(BetaScheduler):
         lowest = self._betas(config).at(t=0.0)
         return schedule.at(sigma=lowest.ratio) if config.use_flow_sigmas else lowest
 
-    def _points(self, config: FrozenDict, n: int, *, mu: float | None = None, **options: Any) -> list[Point]:
+    def _points(
+        self, config: FrozenDict, n: int, *, mu: float | None = None, **options: Any
+    ) -> list[Point]:
         """mu: the dynamic shift of flow sigmas, shift = e^mu."""
         schedule, train = self._schedule(config), config.num_train_timesteps
         if mu is not None and not (config.use_dynamic_shifting and config.use_flow_sigmas):
@@ -126,7 +139,9 @@ class DPMSolverMultistepScheduler(BetaScheduler):
         if config.use_flow_sigmas:
             shift = config.flow_shift if mu is None else math.exp(mu)
             sigmas = (1.0 - np.linspace(1, 1 / train, n + 1))[:0:-1]
-            points = [schedule.at(sigma=s) for s in (shift * sigmas / (1 + (shift - 1) * sigmas)).tolist()]
+            points = [
+                schedule.at(sigma=s) for s in (shift * sigmas / (1 + (shift - 1) * sigmas)).tolist()
+            ]
             return [self._truncated(p) for p in points]
         ramp = chosen_ramp(config)
         if ramp is None:
@@ -137,10 +152,12 @@ class DPMSolverMultistepScheduler(BetaScheduler):
         return [self._truncated(p, rounds=rounds) for p in points]
 
     def _truncated(self, point: Point, *, rounds: bool = False) -> Point:
-        """The reference conditions the network on whole timesteps beside the sigma it steps from."""
+        """Return the point at a whole timestep, as the reference has it beside the level."""
         if not self._copies:
             return point
-        return dataclasses.replace(point, t=float(round(point.t) if rounds else math.trunc(point.t)))
+        return dataclasses.replace(
+            point, t=float(round(point.t) if rounds else math.trunc(point.t))
+        )
 
     def _times(self, config: FrozenDict, n: int) -> list[float]:
         """Return n of n + 1 spaced timesteps, none below lambda_min_clipped."""
@@ -159,7 +176,10 @@ class DPMSolverMultistepScheduler(BetaScheduler):
 
     def _at_timesteps(self, config: FrozenDict, timesteps: list[float]) -> list[Point]:
         if chosen_ramp(config) or config.use_flow_sigmas:
-            raise ValueError("timesteps cannot be set with sigmas placed by a ramp or a flow; pass sigmas, or leave it out")
+            raise ValueError(
+                "timesteps cannot be set with sigmas placed by a ramp or a flow; pass sigmas, or"
+                " leave it out"
+            )
         return super()._at_timesteps(config, timesteps)
 
     @property
@@ -176,3 +196,70 @@ class DPMSolverMultistepScheduler(BetaScheduler):
     def lambda_t(self) -> Any:
         """log(alpha / sigma) of the training steps."""
         return self._shown(-np.log(self._table.ratios))
+
+    # one step in parts, for code that takes it apart
+
+    @property
+    def lower_order_nums(self) -> int:
+        """How many outputs the run has seen, at most solver_order."""
+        run = self._run
+        return 0 if run is None else min(run.entry - run.first, self._options.solver_order)
+
+    @property
+    def model_outputs(self) -> list[Any]:
+        """The converted outputs that the next step needs, the newest last, and None for others."""
+        run = self._run
+        kept = [] if run is None else run.memory[: run.entry - run.first]
+        return [None] * (self._options.solver_order - len(kept)) + [*reversed(kept)]
+
+    def convert_model_output(self, model_output: Any, *, sample: Any) -> Any:
+        """Return what the solver integrates: the estimate of x0 ("++"), otherwise that of eps."""
+        run = self._at(None)
+        i = run.entry - run.first
+        x0, at = engine.estimate_x0(run.plan, i, sample, model_output), run.plan.points[i]
+        return x0 if run.plan.sampler == "dpmpp_multistep" else (sample - at.alpha * x0) / at.sigma
+
+    def dpm_solver_first_order_update(
+        self, model_output: Any, *, sample: Any, noise: Any = None
+    ) -> Any:
+        """Return the sample after a first-order step from a converted output."""
+        return self._update([model_output], sample, noise)
+
+    def multistep_dpm_solver_second_order_update(
+        self, model_output_list: list[Any], *, sample: Any, noise: Any = None
+    ) -> Any:
+        """Return the sample after a second-order step from the last two converted outputs."""
+        return self._update(model_output_list[-2:], sample, noise)
+
+    def multistep_dpm_solver_third_order_update(
+        self, model_output_list: list[Any], *, sample: Any, noise: Any = None
+    ) -> Any:
+        """Return the sample after a third-order step from the last three converted outputs."""
+        return self._update(model_output_list[-3:], sample, noise)
+
+    def _update(self, outputs: list[Any], sample: Any, noise: Any) -> Any:
+        """Run the sampler's own loop over the last steps, each given what it saw."""
+        run, order = self._at(None), len(outputs)
+        plan, i = run.plan, run.entry - run.first
+        if i + 1 < order or any(m is None for m in outputs):
+            raise ValueError(f"a step of order {order} needs {order} outputs, this run has {i + 1}")
+        if plan.options["eta"] and noise is None:
+            raise ValueError(f'algorithm_type="{self._options.algorithm_type}" needs noise=')
+        grid = Grid(plan.grid.points[i + 1 - order : i + 2], plan.grid.schedule)
+        options = {"solver_order": order, "ramp_down": False, "euler_at_final": False}
+        loop = samplers.get(plan.sampler).loop(
+            sample, Walk(grid), lambda *_: noise, **{**plan.options, **options}
+        )
+        given, reply = iter(outputs), None
+        while True:
+            try:
+                asked = loop.send(reply)
+            except StopIteration as end:
+                return end.value
+            if isinstance(asked, samplers.Keep):
+                reply = asked.x
+                continue
+            m, at = next(given), asked[1]
+            if plan.sampler != "dpmpp_multistep":
+                m = (sample - at.sigma * m) / at.alpha
+            reply = (sample, m)

@@ -1,4 +1,4 @@
-"""Euler, Euler ancestral, Heun and consistency models: samples x0 + sigma eps, the network's input scaled."""
+"""Euler, Euler ancestral, Heun, consistency models: samples x0 + sigma eps, scaled inputs."""
 
 import math
 from typing import Any, ClassVar
@@ -44,12 +44,20 @@ class CMStochasticIterativeSchedulerOutput(SchedulerOutput):
     """Output of `CMStochasticIterativeScheduler.step`."""
 
 
-RAMP_OPTIONS = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+RAMP_OPTIONS = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+}
 
 
 def chosen_ramp(config: FrozenDict) -> str | None:
     """Return the name in RAMPS that the configuration asks for; two at once raise ValueError."""
-    names = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
+    names = {
+        "use_karras_sigmas": "karras",
+        "use_exponential_sigmas": "exponential",
+        "use_beta_sigmas": "beta",
+    }
     names["use_lu_lambdas"] = "lu"
     asked = [name for name in names if config.get(name)]
     if len(asked) > 1:
@@ -57,7 +65,16 @@ def chosen_ramp(config: FrozenDict) -> str | None:
     return names[asked[0]] if asked else None
 
 
-class SigmaScheduler(BetaScheduler):
+class ScaledInput(SchedulerMixin):
+    """Base of the classes whose network sees a scaled sample."""
+
+    @property
+    def is_scale_input_called(self) -> bool:
+        """Whether the loop has begun."""
+        return self._run is not None
+
+
+class SigmaScheduler(ScaledInput, BetaScheduler):
     """Base of the classes that walk over sigmas in the variance-exploding frame."""
 
     frame = "ve"
@@ -75,6 +92,11 @@ class SigmaScheduler(BetaScheduler):
             if config.get(name) is not None and not config[name] > 0:
                 raise ValueError(f"{name} must be positive, got {config[name]}")
 
+    @property
+    def use_karras_sigmas(self) -> bool:
+        """Whether sigmas follow the ramp of arXiv:2206.00364."""
+        return chosen_ramp(self._options) == "karras"
+
     def _init_scale(self, config: FrozenDict, first: Point) -> float:
         if config.timestep_spacing == "leading":
             return math.hypot(first.sigma, 1.0)
@@ -82,12 +104,18 @@ class SigmaScheduler(BetaScheduler):
 
     def _last(self, config: FrozenDict) -> Point:
         schedule = self._schedule(config)
-        return schedule.at(t=0.0) if config.get("final_sigmas_type") == "sigma_min" else schedule.point(0.0, 0.0)
+        return (
+            schedule.at(t=0.0)
+            if config.get("final_sigmas_type") == "sigma_min"
+            else schedule.point(0.0, 0.0)
+        )
 
     def _at_timesteps(self, config: FrozenDict, timesteps: list[float]) -> list[Point]:
         ramp = chosen_ramp(config)
         if ramp is not None:
-            raise ValueError(f"timesteps cannot be set with {ramp} sigmas; pass sigmas, or leave the ramp out")
+            raise ValueError(
+                f"timesteps cannot be set with {ramp} sigmas; pass sigmas, or leave the ramp out"
+            )
         return super()._at_timesteps(config, timesteps)
 
     def _points(self, config: FrozenDict, n: int, **options: Any) -> list[Point]:
@@ -152,12 +180,27 @@ class EulerDiscreteScheduler(SigmaScheduler):
             return "euler_late_churn", {"prediction_type": self._prediction(config).type}
         return "euler", {}
 
+    @property
+    def use_exponential_sigmas(self) -> bool:
+        """Whether sigmas are even in their logarithm."""
+        return chosen_ramp(self._options) == "exponential"
+
+    @property
+    def use_beta_sigmas(self) -> bool:
+        """Whether sigmas are quantiles of a beta distribution."""
+        return chosen_ramp(self._options) == "beta"
+
     def _continuous(self, config: FrozenDict) -> bool:
-        return bool(config.timestep_type == "continuous" and config.prediction_type == "v_prediction")
+        return bool(
+            config.timestep_type == "continuous" and config.prediction_type == "v_prediction"
+        )
 
     def _at_timesteps(self, config: FrozenDict, timesteps: list[float]) -> list[Point]:
         if self._continuous(config):
-            raise ValueError('timesteps cannot be set with timestep_type="continuous" and v_prediction; pass sigmas')
+            raise ValueError(
+                'timesteps cannot be set with timestep_type="continuous" and v_prediction;'
+                " pass sigmas"
+            )
         return super()._at_timesteps(config, timesteps)
 
     def _finish(self, config: FrozenDict, grid: Grid) -> Grid:
@@ -203,7 +246,7 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler):
 
 
 class HeunDiscreteScheduler(SigmaScheduler):
-    """Heun's method in sigma (arXiv:2206.00364, algorithm 2): two evaluations a step, one for the last."""
+    """Heun's method (arXiv:2206.00364, algorithm 2): two evaluations a step, one for the last."""
 
     options: ClassVar = {
         **BETA_OPTIONS,
@@ -245,7 +288,9 @@ class HeunDiscreteScheduler(SigmaScheduler):
 
 def timed(point: Point) -> Point:
     """Return the point conditioned on log(sigma) / 4."""
-    return Point(0.25 * math.log(point.sigma) if point.sigma else 0.0, point.alpha, point.sigma, point.scale)
+    return Point(
+        0.25 * math.log(point.sigma) if point.sigma else 0.0, point.alpha, point.sigma, point.scale
+    )
 
 
 def continuous(grid: Grid) -> Grid:
@@ -254,7 +299,7 @@ def continuous(grid: Grid) -> Grid:
     return Grid(tuple(timed(p) for p in grid.points), schedule, grid.init_scale)
 
 
-class CMStochasticIterativeScheduler(SchedulerMixin):
+class CMStochasticIterativeScheduler(ScaledInput):
     """Consistency models, multistep and one step (arXiv:2303.01469, algorithm 1 and appendix C).
 
     `timesteps` are step numbers of the training grid, 0 ... num_train_timesteps - 1, decreasing.
@@ -280,7 +325,9 @@ class CMStochasticIterativeScheduler(SchedulerMixin):
             if not config[name] > 0:
                 raise ValueError(f"{name} must be positive, got {config[name]}")
         if not config.sigma_max > config.sigma_min:
-            raise ValueError(f"sigma_max={config.sigma_max} must be above sigma_min={config.sigma_min}")
+            raise ValueError(
+                f"sigma_max={config.sigma_max} must be above sigma_min={config.sigma_min}"
+            )
 
     def _schedule(self, config: FrozenDict) -> Logarithmic:
         return Logarithmic(frame="ve", sigma_data=float(config.sigma_data), factor=250.0)
@@ -314,7 +361,10 @@ class CMStochasticIterativeScheduler(SchedulerMixin):
     def _at_timesteps(self, config: FrozenDict, timesteps: list[float]) -> list[Point]:
         top = config.num_train_timesteps - 1
         if any(t != int(t) or not 0 <= t <= top for t in timesteps):
-            raise ValueError(f"timesteps must be step numbers from 0 to num_train_timesteps - 1 = {top}, got {timesteps}")
+            raise ValueError(
+                f"timesteps must be step numbers from 0 to num_train_timesteps - 1 = {top}, got"
+                f" {timesteps}"
+            )
         return self._levels_at(config, timesteps[::-1])
 
     def _training_times(self) -> np.ndarray:
@@ -325,7 +375,7 @@ class CMStochasticIterativeScheduler(SchedulerMixin):
         return self._levels_at(config, [float(i) for i in range(config.num_train_timesteps)])
 
     def sigma_to_t(self, sigmas: Any) -> Any:
-        """Return the time 250 log(sigma + 1e-44) that the network is conditioned on; a number or an array."""
+        """Return the time 250 log(sigma + 1e-44) that the network is told; a number or an array."""
         return 250.0 * np.log(np.asarray(sigmas, dtype=np.float64) + 1e-44)
 
     def get_scalings(self, sigma: Any) -> tuple[Any, Any]:
@@ -338,4 +388,6 @@ class CMStochasticIterativeScheduler(SchedulerMixin):
 
     def _scalings(self, sigma: Any, low: float) -> tuple[Any, Any]:
         data = self._options.sigma_data
-        return data**2 / ((sigma - low) ** 2 + data**2), (sigma - low) * data / (sigma**2 + data**2) ** 0.5
+        return data**2 / ((sigma - low) ** 2 + data**2), (sigma - low) * data / (
+            sigma**2 + data**2
+        ) ** 0.5

@@ -54,7 +54,9 @@ LATER = Rule(("n", "start"), lambda n, start: n != 1 or start in ("whole", "begi
 # what neither library can run
 OFFSET = Rule(
     ("n", "timestep_spacing", "steps_offset", "set.timesteps"),
-    lambda n, spacing, offset, given: given == GIVEN or n != TRAIN or spacing != "leading" or not offset,
+    lambda n, spacing, offset, given: (
+        given == GIVEN or n != TRAIN or spacing != "leading" or not offset
+    ),
     {"n": TRAIN, "num_train_timesteps": SMALL, "timestep_spacing": "leading", "steps_offset": 1},
 )
 PAST = dataclasses.replace(OFFSET, rejected=None)  # the reference runs it: a declared difference
@@ -82,7 +84,11 @@ def one_of(names: Sequence[str], *, rejected: bool = True) -> list[Rule]:
 def rampless(given: str) -> list[Rule]:
     """Explicit timesteps exclude every ramp."""
     return [
-        Rule((given, name), lambda given, asked: given is None or not asked, {given: GIVEN, name: True})
+        Rule(
+            (given, name),
+            lambda given, asked: given is None or not asked,
+            {given: GIVEN, name: True},
+        )
         for name in RAMPS
     ]
 
@@ -198,7 +204,7 @@ SPACES = {
                     ("step.variance_noise", "step.eta"),
                     lambda noise, eta: noise is None or eta > 0,
                 ),
-                # a coefficient that is zero there is the root of a rounding residue in the reference
+                # where a coefficient is zero, the reference takes the root of a rounding residue
                 Rule(
                     ("rescale_betas_zero_snr", "step.eta", "timestep_spacing", "n"),
                     lambda rescale, eta, spacing, n: (
@@ -374,7 +380,7 @@ SPACES = {
                     ("n", "use_flow_sigmas", "final_sigmas_type"),
                     lambda n, flow, final: n != TRAIN or not flow or final == "zero",
                 ),
-                # where times that are cut to integers repeat, the reference starts at the wrong step
+                # where times cut to integers repeat, the reference starts at the wrong step
                 *(
                     Rule(
                         ("n", "start", name),
@@ -435,7 +441,7 @@ SPACES = {
                         n != TRAIN or given == GIVEN or flow or spacing == "trailing"
                     ),
                 ),
-                # the reference cuts the output at three channels, and only where it predicts epsilon
+                # the reference cuts the output at three channels, and only of epsilon
                 Rule(
                     ("variance_type", "shape"),
                     lambda variance, shape: variance is None or shape[1] == 3,

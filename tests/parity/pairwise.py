@@ -36,7 +36,10 @@ def all_pairs(factors: Mapping[str, Sequence[Any]], rules: Sequence[Rule]) -> li
     }
 
     def gain(chosen: dict[str, int], name: str, k: int) -> int:
-        return sum(((other, i), (name, k)) in uncovered or ((name, k), (other, i)) in uncovered for other, i in chosen.items())
+        return sum(
+            ((other, i), (name, k)) in uncovered or ((name, k), (other, i)) in uncovered
+            for other, i in chosen.items()
+        )
 
     def allowed(chosen: dict[str, int], name: str) -> bool:
         case = {key: factors[key][i] for key, i in chosen.items()}

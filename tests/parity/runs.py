@@ -67,7 +67,9 @@ def step_options(case: Case, i: int, dtype: torch.dtype) -> dict[str, Any]:
     return chosen
 
 
-def loop(scheduler: Any, space: Space, case: Case, dtype: torch.dtype, draws: Any, run: Run) -> None:
+def loop(
+    scheduler: Any, space: Space, case: Case, dtype: torch.dtype, draws: Any, run: Run
+) -> None:
     """The loop everyone writes; `draws(i)` gives the options that say where noise comes from."""
     start = entry(space, case, len(scheduler.timesteps))
     if case["start"].startswith("begin") and hasattr(scheduler, "set_begin_index"):
@@ -129,7 +131,9 @@ def queue(draws: list[torch.Tensor], used: list[torch.Tensor]) -> Any:
     return give
 
 
-def through_habit(space: Space, case: Case, draws: list[list[torch.Tensor]], *, lifted: bool) -> Run:
+def through_habit(
+    space: Space, case: Case, draws: list[list[torch.Tensor]], *, lifted: bool
+) -> Run:
     """Run our stateful classes."""
     scheduler = ours(space, case)
     with warnings.catch_warnings():
@@ -154,7 +158,9 @@ def plan_of(space: Space, case: Case, compatibility: str = "diffusers") -> Any:
     """Our plan of this case, from its first step."""
     chosen = calls(case)
     chosen.pop("device", None)
-    chosen |= {k: v for k, v in step_options(case, 0, torch.float64).items() if k != "variance_noise"}
+    chosen |= {
+        k: v for k, v in step_options(case, 0, torch.float64).items() if k != "variance_noise"
+    }
     return ours(space, case, compatibility).plan(**chosen)
 
 
@@ -172,7 +178,9 @@ def through_plan(space: Space, case: Case, draws: list[list[torch.Tensor]], *, l
         m = output(space, case, i, dtype)
         run.inputs.append(cmsched.model_input(plan, state)[0])
         run.estimates.append(cmsched.estimate(plan, state, m).x0)
-        wanted = cmsched.draw(plan, state, queue(draws[i], run.draws[-1])) if not given(case) else None
+        wanted = (
+            cmsched.draw(plan, state, queue(draws[i], run.draws[-1])) if not given(case) else None
+        )
         if given(case) and plan.rows[i].draws:
             wanted = step_options(case, i, dtype)["variance_noise"]
         state = cmsched.step(plan, state, m, noise=wanted)

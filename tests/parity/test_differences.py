@@ -25,7 +25,13 @@ def test_declarations() -> None:
         assert set(d.classes) <= SPACES.keys()
         assert d.paper
         assert d.right
-        assert d.scope in ("all", "but the estimate", "but the last step", "none", "none as installed")
+        assert d.scope in (
+            "all",
+            "but the estimate",
+            "but the last step",
+            "none",
+            "none as installed",
+        )
         assert not d.copied or d.scope == "all", "what is copied is compared"
 
 

@@ -38,7 +38,9 @@ def test_every_value_is_visited(name: str, capsys: pytest.CaptureFixture[str]) -
         print(f"\n{name}: {len(space.cases)} cases")
         for factor, values in space.factors.items():
             seen = Counter(map(repr, (case[factor] for case in space.cases)))
-            print(f"  {factor:34}", *(f"{value}: {seen[repr(value)]}" for value in values), sep="  ")
+            print(
+                f"  {factor:34}", *(f"{value}: {seen[repr(value)]}" for value in values), sep="  "
+            )
             assert all(seen[repr(value)] for value in values), factor
 
 
@@ -52,7 +54,12 @@ def test_every_pair_is_visited(name: str) -> None:
             seen = {(repr(case[a]), repr(case[b])) for case in space.cases}
             for x in space.factors[a]:
                 for y in space.factors[b]:
-                    assert (repr(x), repr(y)) in seen or forbidden(space, {a: x, b: y}), (a, x, b, y)
+                    assert (repr(x), repr(y)) in seen or forbidden(space, {a: x, b: y}), (
+                        a,
+                        x,
+                        b,
+                        y,
+                    )
 
 
 def forbidden(space: Space, pair: dict) -> bool:
@@ -92,7 +99,9 @@ def test_signatures(name: str) -> None:
             wanted = signature(getattr(cls, method))
             found = signature(getattr(mine, method))
             assert found[: len(wanted)] == wanted, method
-            added = list(inspect.signature(getattr(mine, method)).parameters.values())[len(wanted) :]
+            added = list(inspect.signature(getattr(mine, method)).parameters.values())[
+                len(wanted) :
+            ]
             assert all(p.kind is p.KEYWORD_ONLY for p in added), method
             here = {"self", "model_output", "timestep", "sample", "generator", "return_dict"}
             here |= {"num_inference_steps"}  # the run's "n"

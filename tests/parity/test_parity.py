@@ -42,7 +42,9 @@ def compare(mine: runs.Run, ref: runs.Run, steps: int, *, lifted: bool, estimate
         scale = max(size(y), least)
         if not lifted:  # what is subtracted from a large sample keeps its rounding
             scale = max([scale, *map(size, before[max(i - 1, 0) : i + 1])])
-        assert error(mine.inputs[i], x, max(size(x), least) if lifted else scale) <= bound, f"input {i}"
+        assert error(mine.inputs[i], x, max(size(x), least) if lifted else scale) <= bound, (
+            f"input {i}"
+        )
         assert error(mine.samples[i], y, scale) <= bound, f"sample {i}"
         if estimates and ref.estimates:
             x0 = ref.estimates[i]
@@ -55,15 +57,21 @@ def compare_draws(space: Space, mine: runs.Run, ref: runs.Run) -> None:
     for i, (used, drawn) in enumerate(zip(mine.draws, ref.draws, strict=True)):
         if len(used) != len(drawn):
             assert not used, f"draws of step {i}"
-            # a level of zero noise is reached by the last step, or by the step before one of length zero
+            # zero noise is reached by the last step, or the one before a step of length zero
             assert space.step_draws_last, f"draws of step {i}"
             assert i >= len(ref.draws) - 2, f"draws of step {i}"
 
 
-def compare_tables(space: Space, case: Case, mine: runs.Run, ref: runs.Run, *, lifted: bool) -> None:
+def compare_tables(
+    space: Space, case: Case, mine: runs.Run, ref: runs.Run, *, lifted: bool
+) -> None:
     """Timesteps, sigmas and the start scale."""
     bound = LIFTED if lifted else INSTALLED
-    whole = runs.plan_of(space, case, "paper").timesteps if "lambda_t" in space.tables else ref.timesteps
+    whole = (
+        runs.plan_of(space, case, "paper").timesteps
+        if "lambda_t" in space.tables
+        else ref.timesteps
+    )
     if lifted:
         off = np.abs(mine.timesteps - ref.timesteps)
         if whole.shape == off.shape:  # a time cut beside an integer may fall on either side
@@ -106,7 +114,9 @@ def test_parity(space: Space, case: Case, lifted: bool) -> None:
         compare_draws(space, mine, ref)
         if steps < len(mine.samples):  # a step of length zero
             before = mine.samples[-2] if steps else mine.inputs[0]
-            assert error(mine.samples[-1], before, size(before)) <= (LIFTED if lifted else INSTALLED)
+            assert error(mine.samples[-1], before, size(before)) <= (
+                LIFTED if lifted else INSTALLED
+            )
         if run is runs.through_habit:
             compare_tables(space, case, mine, ref, lifted=lifted)
 
@@ -114,7 +124,9 @@ def test_parity(space: Space, case: Case, lifted: bool) -> None:
 @pytest.mark.parametrize(("space", "case"), CASES)
 def test_compatibility_changes_only_what_is_declared(space: Space, case: Case) -> None:
     paper, copy = (runs.plan_of(space, case, mode) for mode in ("paper", "diffusers"))
-    copied = [d for d in DIFFERENCES if d.copied and space.name in d.classes and d.where(space, case)]
+    copied = [
+        d for d in DIFFERENCES if d.copied and space.name in d.classes and d.where(space, case)
+    ]
     same = np.array_equal(paper.timesteps, copy.timesteps) and len(paper) == len(copy)
     same = same and all(map(equal_rows, paper.rows, copy.rows))
     assert same != bool(copied), [d.name for d in copied]
@@ -125,14 +137,19 @@ def equal_rows(a, b) -> bool:
     if [len(terms) for _, terms in a.statements] != [len(terms) for _, terms in b.statements]:
         return False
     numbers = [
-        [c for _, terms in row.statements for _, c, _ in terms] + [d.log_range or 0 for _, d in row.draws]
+        [c for _, terms in row.statements for _, c, _ in terms]
+        + [d.log_range or 0 for _, d in row.draws]
         for row in (a, b)
     ]
-    return len(a.draws) == len(b.draws) and np.allclose(*map(np.hstack, numbers), rtol=1e-12, atol=1e-15)
+    return len(a.draws) == len(b.draws) and np.allclose(
+        *map(np.hstack, numbers), rtol=1e-12, atol=1e-15
+    )
 
 
 REJECTED = [
-    pytest.param(space, {**space.default, **rule.rejected}, id=f"{name.removesuffix('Scheduler')}-{i}")
+    pytest.param(
+        space, {**space.default, **rule.rejected}, id=f"{name.removesuffix('Scheduler')}-{i}"
+    )
     for name, space in SPACES.items()
     for i, rule in enumerate(space.rules)
     if rule.rejected is not None
@@ -212,7 +229,10 @@ def test_any_training_timestep(name: str) -> None:
     space = SPACES[name]
     if space.sigmas:  # the others know the run's own
         mine = runs.ours(space, space.default)
-        assert len(mine.timesteps) == space.default["num_train_timesteps"] * mine.order - mine.order + 1
+        assert (
+            len(mine.timesteps)
+            == space.default["num_train_timesteps"] * mine.order - mine.order + 1
+        )
         return
     x0, z = (runs.normal((4, 1, 2), torch.float64, seed) for seed in (5, 6))
     times = torch.tensor([0, 1, 500, 999])
@@ -221,6 +241,53 @@ def test_any_training_timestep(name: str) -> None:
         for what in ("add_noise", "get_velocity"):
             expected = getattr(ref, what)(x0, z, times)
             assert error(getattr(mine, what)(x0, z, times), expected, size(expected)) <= LIFTED
+
+
+SOLVERS = [
+    (algorithm, solver, order)
+    for algorithm in ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++")
+    for solver in ("midpoint", "heun")
+    for order in (1, 2, 3)
+    if (algorithm, order) != ("sde-dpmsolver", 3)
+]
+
+
+@pytest.mark.parametrize(("algorithm", "solver", "order"), SOLVERS)
+def test_parts_of_a_multistep_step(algorithm: str, solver: str, order: int) -> None:
+    """convert_model_output, the three updates, and what is remembered."""
+    options = {
+        "algorithm_type": algorithm,
+        "solver_type": solver,
+        "solver_order": order,
+        "final_sigmas_type": "sigma_min",
+    }
+    x, *outputs, z = (runs.normal((2, 3, 4), torch.float64, seed) for seed in range(7))
+    name, update = (
+        "DPMSolverMultistepScheduler",
+        {
+            1: lambda s, m, **k: s.dpm_solver_first_order_update(m[-1], **k),
+            2: lambda s, m, **k: s.multistep_dpm_solver_second_order_update(m, **k),
+            3: lambda s, m, **k: s.multistep_dpm_solver_third_order_update(m, **k),
+        }[order],
+    )
+    with reference(name, Draws(), lifted=True) as cls:
+        ref, mine = cls(**options), getattr(cmsched, name)(**options, compatibility="diffusers")
+        for scheduler in (ref, mine):
+            scheduler.set_timesteps(8)
+        for i, m in enumerate(outputs[:3]):
+            for scheduler in (ref, mine):
+                noise = {"variance_noise": z} if algorithm.startswith("sde") else {}
+                scheduler.step(m, scheduler.timesteps[i], x, **noise)
+            assert mine.lower_order_nums == ref.lower_order_nums
+            assert len(mine.model_outputs) == len(ref.model_outputs)
+            for a, b in zip(mine.model_outputs[1:], ref.model_outputs[1:], strict=True):
+                assert (a is None) == (b is None)
+                assert a is None or error(a, b, size(b)) <= LIFTED
+        expected = ref.convert_model_output(outputs[3], sample=x)
+        assert error(mine.convert_model_output(outputs[3], sample=x), expected, 1) <= LIFTED
+        expected = update(ref, outputs, sample=x, noise=z)
+        assert error(update(mine, outputs, sample=x, noise=z), expected, size(expected)) <= LIFTED
+    assert mine.step_index == 3, "asking changes nothing"
 
 
 def test_lifting() -> None:
