@@ -33,7 +33,8 @@ ENGINE = "test_engine"
 HABIT = "test_stateful test_schedulers"
 
 FIRST, STEPS = "samplers/first_order.py", "samplers/multistep.py"
-HEUN, CORE = "samplers/heun.py", "engine.py"
+HEUN = "samplers/heun.py"
+CORE, ROWS, TABLE = (f"engine/{name}.py" for name in ("__init__", "rows", "table"))
 
 MUTANTS = [
     # the loops
@@ -141,41 +142,41 @@ MUTANTS = [
     Mutant("skip", "plan.py", "self.grid.skip(k)", "self.grid.skip(0)", "test_plan"),
     Mutant("pattern", "plan.py", "have.get(source, 0.0)", "have.get(source, 1.0)", ENGINE),
     # arrays
-    Mutant("finished rows", CORE, "backend.where(finished, sample, new)", "new", ENGINE),
+    Mutant("finished rows", TABLE, "backend.where(finished, sample, new)", "new", ENGINE),
     Mutant(
         "swapped draws",
         CORE,
-        "_learned_std(backend, variance, *wanted.log_range)",
-        "_learned_std(backend, variance, *wanted.log_range[::-1])",
+        "learned_std(backend, variance, *wanted.log_range)",
+        "learned_std(backend, variance, *wanted.log_range[::-1])",
         ENGINE,
     ),
     Mutant(
-        "mask", CORE, "value * mask if region == INSIDE", "value * mask if region != INSIDE", ENGINE
+        "mask", ROWS, "value * mask if region == INSIDE", "value * mask if region != INSIDE", ENGINE
     ),
     Mutant(
         "stale state",
         CORE,
-        "return State(*kernel(values), index + 1)",
-        "return State(*kernel(values), index)",
+        "return State(values[layout.following], memory, index + 1)",
+        "return State(values[layout.following], memory, index)",
         ENGINE,
     ),
     Mutant(
         "clip",
-        CORE,
+        ROWS,
         "backend.clip(x0, -prediction.clip, prediction.clip)",
         "backend.clip(x0, 0.0, prediction.clip)",
         ENGINE,
     ),
     Mutant(
         "image to image",
-        CORE,
+        TABLE,
         "combine([x0, noise], weights[1:3], acc)",
         "combine([noise, x0], weights[1:3], acc)",
         ENGINE,
     ),
     Mutant(
         "broadcast output",
-        CORE,
+        "engine/checks.py",
         "if not prediction.variance_head or found != twice:",
         "if False:",
         ENGINE,

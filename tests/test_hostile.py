@@ -353,6 +353,7 @@ def finite_or_refused(name, **options):
     return True
 
 
+@pytest.mark.filterwarnings("ignore:.*have no effect without a ramp")
 @pytest.mark.filterwarnings("ignore:.*has no effect")
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=lambda v: v.removesuffix("Scheduler"))
 def test_every_option_with_nasty_values(name, option):
@@ -454,3 +455,11 @@ def test_messages_are_cmsched_s_own():
         cmsched.DDIMScheduler(steps_offset=1.0)
     with pytest.raises(ValueError, match="beta_start must be a finite number"):
         cmsched.DDIMScheduler(beta_start=math.nan)
+
+
+def test_an_option_without_effect_says_so_once():
+    scheduler = cmsched.EulerDiscreteScheduler(sigma_min=0.05)
+    with pytest.warns(UserWarning, match="sigma_min and sigma_max have no effect"):
+        scheduler.set_timesteps(3)
+    scheduler.set_timesteps(3)  # a second warning would be an error
+    cmsched.EulerDiscreteScheduler(sigma_min=0.05, use_karras_sigmas=True).set_timesteps(3)

@@ -1,0 +1,118 @@
+"""What arguments must be: each check names the argument, the value, the rule and the usual fix."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..backends import Backend, resolve
+from ..plan import Layout
+from ..predictions import Prediction
+from ..tracing import MASK
+
+Array = Any
+
+
+def check_like(backend: Backend, sample: Array, name: str, x: Array) -> None:
+    """Raise unless x is a floating array of the sample's framework, shape and device."""
+    check_kind(backend, sample, name, x)
+    if tuple(x.shape) != tuple(sample.shape):
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)}, the sample {tuple(sample.shape)}: they must be"
+            " equal (broadcasting would hide a mistake)"
+        )
+
+
+def backend_of(name: str, x: Array) -> Backend:
+    """Return the backend of an argument, or raise naming it."""
+    try:
+        return resolve(x)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
+
+
+def check_kind(backend: Backend, sample: Array, name: str, x: Array) -> None:
+    """Raise unless x is a floating array of the sample's framework and device."""
+    if (other := backend_of(name, x)) is not backend:
+        raise TypeError(
+            f"{name} is an array of {other.name}, the sample one of {backend.name}: convert one"
+        )
+    try:
+        backend.accumulation(x.dtype)
+    except TypeError:
+        raise TypeError(
+            f"{name} has dtype {x.dtype}, the sample {sample.dtype}: convert it to a floating dtype"
+        ) from None
+    here, there = backend.device(sample), backend.device(x)
+    if here is not None and there is not None and here != there:
+        raise ValueError(f"{name} is on {there}, the sample on {here}: move one of them")
+
+
+def check_output(backend: Backend, sample: Array, output: Array, prediction: Prediction) -> None:
+    """Raise unless output is like the sample, or has twice its channels for a variance head."""
+    check_kind(backend, sample, "output", output)
+    shape, found = tuple(sample.shape), tuple(output.shape)
+    if found == shape:
+        return
+    twice = (shape[0], 2 * shape[1], *shape[2:]) if len(shape) > 1 else shape
+    if not prediction.variance_head or found != twice:
+        also = f" or {twice}" if prediction.variance_head else ""
+        raise ValueError(
+            f"output has shape {found}, the sample {shape}: they must be equal{also} (broadcasting"
+            " would hide a mistake)"
+        )
+
+
+def given_names(layout: Layout) -> set[str]:
+    """Return the names of the arrays that a plan is given."""
+    return {*layout.given, *([MASK] if layout.masked else [])}
+
+
+def check_given(
+    backend: Backend, sample: Array, wanted: set[str], given: Mapping[str, Array] | None
+) -> dict[str, Array]:
+    """Return given, the mask in the accumulation dtype; raise unless it holds what is wanted."""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f'given must be a mapping such as {{"image": array}}, got {type(given)}')
+    have = dict(given or {})
+    if wanted != set(have):
+        raise ValueError(
+            f"given must hold the arrays {sorted(wanted)} of this sampler, got {sorted(have)}"
+        )
+    for name, x in have.items():
+        if name != MASK:
+            check_like(backend, sample, f"given[{name!r}]", x)
+            have[name] = backend.astype(x, sample.dtype)
+            continue
+        check_kind(backend, sample, "given['mask']", x)
+        shape, fits = tuple(x.shape), tuple(sample.shape)
+        pairs = zip(shape[::-1], fits[::-1], strict=False)
+        if len(shape) > len(fits) or not all(m in (1, n) for m, n in pairs):
+            raise ValueError(
+                f"given['mask'] has shape {shape}, which does not broadcast to the sample's {fits}"
+            )
+        have[name] = backend.astype(x, backend.accumulation(sample.dtype))
+    return have
+
+
+def check_index(backend: Backend, sample: Array, index: Array) -> None:
+    """Raise unless index is an array whose shape begins the sample's."""
+    shape, fits = tuple(index.shape), tuple(sample.shape)
+    if shape != fits[: len(shape)]:
+        raise ValueError(
+            f"index has shape {shape}, which does not begin the sample's {fits}: use (), (batch,)"
+            " or (batch, frames)"
+        )
+
+
+def checked_noise(
+    backend: Backend, sample: Array, count: int, noise: Array | Sequence[Array]
+) -> tuple[Array, ...]:
+    """Return noise= as a tuple of `count` arrays like the sample."""
+    drawn = tuple(noise) if isinstance(noise, tuple | list) else (noise,)
+    if len(drawn) != count:
+        rule = (
+            f"draws {count}" if count else "draws none: leave noise out (cmsched.draw gives None)"
+        )
+        raise ValueError(f"noise has {len(drawn)} arrays, but this step {rule}")
+    for z in drawn:
+        check_like(backend, sample, "noise", z)
+    return tuple(backend.astype(z, sample.dtype) for z in drawn)

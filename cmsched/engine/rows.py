@@ -1,0 +1,119 @@
+"""What the two executions of a row share: values, estimates, projection."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..backends import Backend
+from ..plan import EVERYWHERE, INSIDE, Layout
+from ..predictions import Prediction
+from ..tracing import MASK
+
+Array = Any
+
+
+class State(NamedTuple):
+    """Where a loop stands: a pytree, picklable, storable, resumable."""
+
+    sample: Array  # any shape, batch first; in the frame of the plan's schedule
+    memory: tuple[Array, ...]  # the plan's stored arrays, each like sample
+    index: Any  # evaluations done: an int, or integers of shape (), (batch,) or (batch, frames)
+
+
+class Estimate(NamedTuple):
+    """What the network's output says at one step, after projection; arrays like the sample."""
+
+    x0: Array
+    eps: Array
+    v: Array
+
+
+def masked(value: Array, given: Mapping[str, Array] | None, region: int) -> Array:
+    """Return a value in its region of the mask."""
+    if region == EVERYWHERE:
+        return value
+    mask = given[MASK]  # type: ignore[index]
+    return value * mask if region == INSIDE else value * (1 - mask)
+
+
+def mean_channels(prediction: Prediction, sample: Array, output: Array) -> Array:
+    """Return the half of an output that is not about the variance."""
+    if prediction.variance_head and output.shape != sample.shape:
+        return output[:, : sample.shape[1], ...]
+    return output
+
+
+def variance_channels(backend: Backend, sample: Array, output: Array) -> Array:
+    """Return the variance channels of an output, in the accumulation dtype."""
+    if output.shape == sample.shape:
+        raise ValueError(
+            "a learned variance needs an output with twice the sample's channels, got the sample's"
+            f" shape {tuple(output.shape)}; use a fixed variance_type"
+        )
+    variance = output[:, sample.shape[1] :, ...]
+    return backend.astype(variance, backend.accumulation(sample.dtype))
+
+
+def learned_std(backend: Backend, v: Array, low: Any, high: Any) -> Array:
+    """Return exp(log variance / 2), at (v + 1) / 2 from low to high (arXiv:2102.09672, eq. 15)."""
+    return backend.xp.exp(v * (0.25 * (high - low)) + 0.25 * (high + low))
+
+
+def estimated(
+    backend: Backend, layout: Layout, numbers: Sequence[Any], sample: Array, mean: Array, dtype: Any
+) -> Array:
+    """x0 = skip x + out project(p x + q m), in `dtype`; numbers are floats or gathered arrays."""
+    prediction = layout.prediction
+    p, q, skip, out = numbers
+    if not prediction.projects:
+        return backend.combine([sample, mean], [skip + out * p, out * q], dtype)
+    x0 = project(backend, prediction, backend.combine([sample, mean], [p, q], dtype))
+    if prediction.timestep_scaling is None:
+        return x0
+    return backend.combine([sample, x0], [skip, out], dtype)
+
+
+def project(backend: Backend, prediction: Any, x0: Array) -> Array:
+    """Clip, or threshold dynamically (arXiv:2205.11487, section 2.3), or nothing."""
+    shape = tuple(x0.shape)
+    if prediction.threshold is not None and 0 not in shape:
+        xp = backend.xp
+        ratio, largest = prediction.threshold
+        flat = xp.reshape(xp.abs(x0), (shape[0] if shape else 1, math.prod(shape[1:])))
+        flat = xp.sort(flat, axis=1)
+        place = ratio * (flat.shape[1] - 1)
+        low = math.floor(place)
+        high = min(low + 1, flat.shape[1] - 1)
+        level = flat[:, low] * (1 - (place - low)) + flat[:, high] * (place - low)
+        level = xp.reshape(
+            xp.clip(level, 1.0, max(largest, 1.0)), shape[:1] + (1,) * (len(shape) - 1)
+        )
+        if largest < 1.0:
+            level = xp.full_like(level, largest)
+        return xp.minimum(xp.maximum(x0, -level), level) / level
+    return x0 if prediction.clip is None else backend.clip(x0, -prediction.clip, prediction.clip)
+
+
+def root_of_squares(
+    backend: Backend,
+    layout: Layout,
+    sample: Array,
+    output: Array,
+    draws: Sequence[tuple[int, tuple[Any, Any] | None]],
+    statements: Iterable[tuple[int, Iterable[tuple[int, Any, int]]]],
+    given: Mapping[str, Array],
+) -> Any:
+    """Root of the sum of squares of what the draws (number, learned range) have as coefficients."""
+    total: Any = 0.0
+    for draw_number, log_range in draws:
+        own: Any = 1.0
+        if log_range is not None:
+            own = learned_std(backend, variance_channels(backend, sample, output), *log_range)
+        reached = {draw_number: own}
+        for value, terms in statements:
+            parts = [masked(c * reached[v], given, r) for v, c, r in terms if v in reached]
+            if parts:
+                reached[value] = sum(parts)
+        coefficient = reached.get(layout.following, 0.0)
+        total = total + coefficient * coefficient
+    return math.sqrt(total) if isinstance(total, float) else backend.xp.sqrt(total)
