@@ -26,10 +26,8 @@ from .tracing import MASK, Draw, Form, Leaf, Trace, trace
 __all__ = ["Layout", "Plan", "Row", "Table", "make_plan"]
 
 Array = Any
-Term = tuple[
-    int, float, int
-]  # value number, coefficient, region (0 everywhere, 1 inside the mask, 2 outside)
-EVERYWHERE, INSIDE, OUTSIDE = 0, 1, 2
+EVERYWHERE, INSIDE, OUTSIDE = 0, 1, 2  # regions of a mask
+Term = tuple[int, float, int]  # value number, coefficient, region
 SAMPLE, OUTPUT = 0, 1
 
 
@@ -47,9 +45,7 @@ class Layout:
     given: tuple[str, ...]
     keeps: int
     estimates: bool  # whether the estimate is computed as an array of its own
-    pattern: tuple[
-        tuple[tuple[int, int], ...], ...
-    ]  # terms (value, region) of each statement: raw, keeps, next
+    pattern: tuple[tuple[tuple[int, int], ...], ...]  # (value, region) of raw, keeps and next
     picks: tuple[int, ...]  # the value each slot is filled from
     start_draws: tuple[int, ...]
     integral: bool  # whether the network is conditioned on integers
