@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -91,21 +92,21 @@ class PlanMixin(ConfigMixin):
                 check_kind(name, config[name], default)
         spacings.check_count("num_train_timesteps", config.num_train_timesteps, MOST)
 
+    @abstractmethod
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
         """Return the sampler's registered name and its options for n steps."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _schedule(self, config: FrozenDict) -> Schedule:
         """Return the noise schedule."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _prediction(self, config: FrozenDict) -> Prediction:
         """Return what the network's output means."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _points(self, config: FrozenDict, n: int, **options: Any) -> list[Point]:
         """Return the n points where steps start."""
-        raise NotImplementedError
 
     def _last(self, config: FrozenDict) -> Point:
         """Return the point where the sample ends."""
