@@ -16,7 +16,8 @@ from cmsched import backends
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed")
 needs_jax = pytest.mark.skipif(not find_spec("jax"), reason="jax is not installed")
 
-FLOATS = st.floats(-4, 4, width=32)
+# without those whose products leave float32's normal range, where rounding is absolute
+FLOATS = st.floats(-4, 4, width=32).map(lambda w: w if abs(w) > 1e-30 else 0.0)
 
 
 def dtype_of(xp, name):
