@@ -202,7 +202,7 @@ def test_vp_sde(t):
     from scipy.integrate import quad
 
     point = VPSDE(beta_min=0.2, beta_max=15.0).at(t=t)
-    area = quad(lambda s: 0.2 + s * (15.0 - 0.2), 0, t)[0]
+    area = t * quad(lambda s: 0.2 + s * t * (15.0 - 0.2), 0, 1)[0]
     assert point.alpha == pytest.approx(math.exp(-area / 2), rel=1e-12)
     assert point.sigma**2 == pytest.approx(-math.expm1(-area), rel=1e-10, abs=1e-300)
     assert VPSDE(beta_min=0.2, beta_max=15.0).at(ratio=point.ratio).t == pytest.approx(t, abs=1e-12)
