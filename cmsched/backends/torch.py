@@ -91,7 +91,7 @@ class TorchBackend(Backend):
     def kernel(self, program: Sequence[tuple[Any, ...]], picks: Sequence[int]) -> Any:
         """Write the statements out with their numbers, as one would by hand, and compile the text.
 
-        Interpreting them costs about 2 us more, a fifth of a small step.
+        Interpreting them would be a good part of the cost of a small step.
         """
         lines = ["def kernel(v):"]
         names: dict[int, str] = {}

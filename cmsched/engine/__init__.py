@@ -356,9 +356,8 @@ def transition(
         std = backend.execute(table_std, None, table, state, output, given)
         return Transition(mean, std)
     draws = [(value, drawn.log_range) for value, drawn in row.draws]
-    return Transition(
-        mean, root_of_squares(backend, layout, sample, output, draws, row.statements, given)
-    )
+    std = root_of_squares(backend, layout, sample, output, draws, row.statements, given)
+    return Transition(mean, std)
 
 
 def sample(
@@ -376,7 +375,7 @@ def sample(
     """Return the sample that the whole loop makes of unit normal noise.
 
     A Python loop on concrete arrays. Traced by JAX it is a `scan` (on CPU a scan around a
-    convolutional network can be 20 times slower than unrolling), or a loop written out with
+    convolutional network can be many times slower than unrolling), or a loop written out with
     `unroll=True`.
 
     Args:

@@ -98,16 +98,14 @@ class BetaScheduler(SchedulerMixin):
 
     def _betas(self, config: FrozenDict) -> Betas:
         rescale = bool(config.get("rescale_betas_zero_snr"))
-        name = config.beta_schedule
+        known = config.beta_schedule in BETA_SCHEDULES  # unused beside trained_betas
         return betas_schedule(
             frame=self.frame,
             sigma_data=self.sigma_data,
             num_train_timesteps=config.num_train_timesteps,
             beta_start=float(config.beta_start),
             beta_end=float(config.beta_end),
-            beta_schedule=name
-            if name in BETA_SCHEDULES
-            else "linear",  # unused beside trained_betas
+            beta_schedule=config.beta_schedule if known else "linear",
             trained_betas=None if config.trained_betas is None else tuple(config.trained_betas),
             rescale_betas_zero_snr=rescale,
             terminal=self.terminal if rescale else 0.0,
