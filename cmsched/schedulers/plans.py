@@ -5,6 +5,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, ClassVar
 
 import numpy as np
@@ -199,8 +200,11 @@ class PlanMixin(ConfigMixin):
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name} must be a list of numbers, got {values!r}") from error
         sampler = samplers.get(self._sampler(self._options, 1)[0])
-        if sampler.evaluations > 1 and table.ndim == 1:
-            table = table[np.append(True, table[1:] != table[:-1])[: table.size]]
+        if sampler.evaluations > 1 and table.ndim == 1 and table.size:
+            runs = [(value, len([*same])) for value, same in groupby(table.tolist())]
+            # only as evaluations are listed: the first is of one step, later ones may be of two
+            if runs[0][1] == 1 and all(count <= sampler.evaluations for _, count in runs):
+                table = np.array([value for value, _ in runs])
         if name == "sigmas" and table.ndim == 1 and math.inf in table[:1]:  # zero terminal SNR
             rest = spacings.decreasing(name, table[1:]) if table.size > 1 else []
             return [math.inf, *rest]

@@ -124,8 +124,9 @@ class SigmaScheduler(ScaledInput, BetaScheduler):
         if config.get("interpolation_type") == "log_linear":  # of all training steps
             high, low = schedule.at(t=config.num_train_timesteps - 1).sigma, schedule.at(t=0).sigma
         elif ramp is None:
-            if config.get("sigma_min") or config.get("sigma_max"):
-                self._once("sigma_min and sigma_max have no effect without a ramp of sigmas")
+            for name in ("sigma_min", "sigma_max"):
+                if config.get(name):
+                    self._once(f"{name} has no effect without a ramp of sigmas")
             return points
         if ramp is not None:
             high, low = config.get("sigma_max") or high, config.get("sigma_min") or low
