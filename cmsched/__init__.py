@@ -5,6 +5,7 @@ before the loop starts; a step is then one linear combination of arrays, pure, o
 JAX, CuPy or any array-API namespace.
 """
 
+from .conversion import convert
 from .engine import (
     Estimate,
     State,
@@ -31,6 +32,7 @@ __all__ = [
     "State",
     "Table",
     "Transition",
+    "convert",
     "draw",
     "estimate",
     "guide",

@@ -5,6 +5,8 @@ import math
 from collections.abc import Hashable, Iterable
 from typing import Any
 
+import numpy as np
+
 
 def nearest(name: object, known: Iterable[str]) -> str:
     """Return '; did you mean ...?' for a misspelt name, and the known names otherwise."""
@@ -38,3 +40,19 @@ def nonnegative(argument: str, value: Any) -> float:
     if number < 0.0:
         raise ValueError(f"{argument} must be at least 0, got {number}")
     return number
+
+
+def check_count(name: str, value: Any, largest: int | None = None, why: str = "") -> int:
+    """Return a step count as int, or raise.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: below 1, or above largest.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer of at least 1, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    if largest is not None and value > largest:
+        raise ValueError(f"{name}={value} is more than {largest}{why}")
+    return int(value)

@@ -18,6 +18,7 @@ import numpy as np
 
 from . import samplers
 from .backends import Backend, pytree, resolve
+from .backends.brownian import cell
 from .predictions import Prediction
 from .schedules import Point
 from .spacings import Grid
@@ -251,13 +252,20 @@ class Plan:
     def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The table on the host: one column an evaluation and one for the end.
 
-        Numbers (float64), whole numbers (next column; row number of the draws), and the start: init
+        Numbers (float64), whole numbers (next column; row number of the draws; the times a draw's
+        interval begins and ends, see `brownian`, equal where it has none), and the start: init
         scale, alpha, sigma, then the weights of the start and its draws.
         """
         layout = self.check_traced()
         columns = [row_numbers(layout, row) for row in self.rows]
         n = np.arange(len(self) + 1)
-        where = np.stack([np.minimum(n + 1, len(self)), n + 1]).astype(np.int32)
+        times = np.zeros((len(layout.draws), 2, len(self) + 1))
+        for i, row in enumerate(self.rows):
+            for value, draw in row.draws:
+                if draw.interval is not None:
+                    times[value - layout.first_draw, :, i] = [cell(lam) for lam in draw.interval]
+        counts = [np.minimum(n + 1, len(self)), n + 1]
+        where = np.stack([*counts, *times.reshape(-1, len(n))]).astype(np.int32)
         first = self.grid.points[0]
         weights = {value: c for value, c, _ in self.start.terms}
         weighted = [weights.get(value, 0.0) for value in range(1 + len(layout.start_draws))]
@@ -419,10 +427,15 @@ def make_plan(
     """
     entry = samplers.get(sampler)
     complete = {k: _plain(k, v) for k, v in entry.complete(options or {}).items()}
+    if grid.upward and (entry.trait("stochastic", complete) or entry.trait("order", complete) <= 0):
+        raise ValueError(
+            f"sampler {sampler!r} with these options goes from noise to data only; a grid upward"
+            " (inversion) needs a deterministic one, such as ddim with eta=0"
+        )
     recipe = (sampler, grid, prediction, MappingProxyType(complete))
     if not entry.traced:
         return Plan(*recipe, None, Start((), ()), (), ())
-    traced = trace(entry, grid, complete, projects=prediction.projects)
+    traced = trace(entry, grid, complete, prediction)
     layout, start, rows = _lower(traced, entry, complete, grid, prediction)
     return Plan(*recipe, layout, start, rows, tuple(row.step for row in traced.rows[1:]))
 

@@ -1,38 +1,63 @@
 """What the network's output m means: x0 = boundary(project(p x + q m)), on the host.
 
-p, q and the boundary's two numbers are Python floats per point; only `project` (clipping, dynamic
-thresholding) is not linear, and where it is absent all of it folds into the coefficients of a step.
-Predictions are defined in the frame that the network sees, where its input is scale * x = a x0 +
-s eps with a = scale * alpha and s = scale * sigma:
+Without its projection and boundary an output is linear in the clean sample and the noise of
+x = alpha x0 + sigma eps, m = c x0 + d eps, so one table of c and d gives the estimates of x0 and of
+eps, and converts any output to any other. Here a = scale alpha and s = scale sigma are what the
+network sees, and N = sqrt(alpha^2 sigma_data^2 + sigma^2):
 
     epsilon          m = eps
     sample           m = x0
     v_prediction     m = a eps - s x0
     flow_prediction  m = eps - x0
     score            m = -eps / sigma
-    edm              x0 = c_skip u + c_out m, u = x / alpha
+    scaled_score     m = -eps, the score times sigma
+    trigflow         m = cos(t) sigma_data eps - sin(t) x0, sin(t) = sigma / N (arXiv:2410.11081)
+    edm              x0 = c_skip u + c_out m, u = x / alpha (arXiv:2206.00364, table 1)
     consistency      the same with the boundary condition c_skip = 1, c_out = 0 at sigma_min
+
+The paper's TrigFlow network F gives m = sigma_data F.
 """
 
 import dataclasses
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ._messages import choose, nonnegative
 from .schedules import Point
 
-__all__ = ["PREDICTION_TYPES", "Prediction", "output_from_x0"]
+__all__ = ["OUTPUTS", "PREDICTION_TYPES", "Prediction", "output_from_x0"]
 
-PREDICTION_TYPES = (
-    "epsilon",
-    "sample",
-    "v_prediction",
-    "flow_prediction",
-    "score",
-    "edm",
-    "consistency",
-)
+
+def _trigflow(alpha: Any, sigma: Any, scale: Any, o: "Prediction") -> tuple[Any, Any]:
+    size = o.size(alpha, sigma)
+    return -sigma / size, alpha * (o.sigma_data**2 / size)
+
+
+def _edm(alpha: Any, sigma: Any, scale: Any, o: "Prediction") -> tuple[Any, Any]:
+    size = o.size(alpha, sigma)
+    return sigma / (size * o.sigma_data), -alpha * (o.sigma_data / size)
+
+
+def _consistency(alpha: Any, sigma: Any, scale: Any, o: "Prediction") -> tuple[Any, Any]:
+    above, data = sigma - alpha * o.sigma_min, o.sigma_data
+    size, part = o.size(alpha, sigma), above * above + (alpha * data) ** 2
+    return above * size / (part * data), -alpha * sigma * (size * data) / (above * part)
+
+
+# c and d of m = c x0 + d eps from alpha, sigma and scale, which are numbers or arrays
+OUTPUTS: dict[str, Callable[[Any, Any, Any, "Prediction"], tuple[Any, Any]]] = {
+    "epsilon": lambda alpha, sigma, scale, o: (0.0, 1.0),
+    "sample": lambda alpha, sigma, scale, o: (1.0, 0.0),
+    "v_prediction": lambda alpha, sigma, scale, o: (-scale * sigma, scale * alpha),
+    "flow_prediction": lambda alpha, sigma, scale, o: (-1.0, 1.0),
+    "score": lambda alpha, sigma, scale, o: (0.0, -1.0 / sigma),
+    "scaled_score": lambda alpha, sigma, scale, o: (0.0, -1.0),
+    "trigflow": _trigflow,
+    "edm": _edm,
+    "consistency": _consistency,
+}
+PREDICTION_TYPES = tuple(OUTPUTS)
 
 
 @dataclass(frozen=True)
@@ -44,7 +69,7 @@ class Prediction:
         clip: clamp the estimate to [-clip, clip].
         threshold: (ratio, maximum) of dynamic thresholding (arXiv:2205.11487, section 2.3): clamp
             to the ratio quantile s of |x0| over each sample, s in [1, maximum], and divide by s.
-        sigma_data: of the edm, consistency and boundary scalings (arXiv:2206.00364, table 1).
+        sigma_data: of the edm, consistency, trigflow and boundary scalings, the data's spread.
         sigma_min: of the consistency scalings (arXiv:2303.01469, appendix C).
         timestep_scaling: LCM's boundary condition c_skip x + c_out x0 around the projected
             estimate, with c(t * timestep_scaling); None for no such stage (arXiv:2310.04378,
@@ -81,43 +106,90 @@ class Prediction:
         """Whether the estimate is not linear in the output."""
         return self.clip is not None or self.threshold is not None
 
+    def size(self, alpha: Any, sigma: Any) -> Any:
+        """Return N, the spread of x where the data's is sigma_data; numbers or arrays."""
+        return ((alpha * self.sigma_data) ** 2 + sigma * sigma) ** 0.5
+
+    def output(self, alpha: Any, sigma: Any, scale: Any = 1.0) -> tuple[Any, Any]:
+        """Return c and d of m = c x0 + d eps; numbers, or arrays of any framework."""
+        return OUTPUTS[self.type](alpha, sigma, scale, self)
+
     def linear(self, at: Point) -> tuple[float, float]:
         """Return p and q of the estimate before projection, p x + q m.
 
         Raises:
             ValueError: the output says nothing about x0 here (epsilon where alpha is 0, say).
         """
-        a, s = at.scale * at.alpha, at.scale * at.sigma
-        match self.type:
-            case "sample":
-                return 0.0, 1.0
-            case "v_prediction":
-                return at.scale * a / (a * a + s * s), -s / (a * a + s * s)
-            case "flow_prediction":
-                return at.scale / (a + s), -s / (a + s)
-        if at.alpha == 0.0:
+        bounded = self.type == "consistency" and at.ratio == self.sigma_min
+        if at.sigma == 0.0 or bounded:  # x is x0, or stands for it, whatever the network says
+            return 1.0 / at.alpha, 0.0
+        c, d = self.output(at.alpha, at.sigma, at.scale)
+        det = at.alpha * d - at.sigma * c
+        if det == 0.0:
             raise ValueError(
                 f"prediction_type={self.type!r} does not determine x0 at t={at.t:g}, where alpha is"
                 ' 0 (zero terminal SNR); use prediction_type="v_prediction" or "sample", or'
                 " timesteps that start later"
             )
+        return d / det, -at.sigma / det
+
+    def weights(
+        self, other: "Prediction", alpha: Any, sigma: Any, scale: Any = 1.0
+    ) -> tuple[Any, Any]:
+        """Return w and u of another prediction's output w m + u x; numbers, or arrays."""
+        c, d = self.output(alpha, sigma, scale)
+        c_other, d_other = other.output(alpha, sigma, scale)
+        det = alpha * d - sigma * c
+        return (alpha * d_other - sigma * c_other) / det, (c_other * d - d_other * c) / det
+
+    def conversion(self, other: "Prediction", at: Point) -> tuple[float, float]:
+        """Return these at a point.
+
+        Raises:
+            ValueError: this output says nothing about the other there.
+        """
+        if self == other:
+            return 1.0, 0.0
+        try:
+            return self.weights(other, at.alpha, at.sigma, at.scale)
+        except ZeroDivisionError:
+            end = "alpha" if at.alpha == 0.0 else "sigma"
+            raise ValueError(
+                f"{self.type!r} does not determine {other.type!r} at t={at.t:g}, where {end} is"
+                f" {getattr(at, end):g}"
+            ) from None
+
+    def noise(self, at: Point) -> tuple[float, float]:
+        """Return p and q of the noise estimate before projection, p x + q m.
+
+        Raises:
+            ValueError: the output says nothing about eps here (the clean sample where sigma is 0).
+        """
+        a, s = at.scale * at.alpha, at.scale * at.sigma
         match self.type:
             case "epsilon":
-                return 1.0 / at.alpha, -at.sigma / at.alpha
+                return 0.0, 1.0
             case "score":
-                return 1.0 / at.alpha, at.sigma * at.sigma / at.alpha
-        ratio, data, low = at.ratio, self.sigma_data, self.sigma_min
-        if self.type == "edm":
-            low = 0.0
-        skip = data**2 / ((ratio - low) ** 2 + data**2)
-        return skip / at.alpha, (ratio - low) * data / math.hypot(ratio, data)
+                return 0.0, -at.sigma
+            case "v_prediction":
+                return at.scale * s / (a * a + s * s), a / (a * a + s * s)
+            case "flow_prediction":
+                return at.scale / (a + s), a / (a + s)
+        if at.sigma == 0.0:
+            raise ValueError(
+                f"prediction_type={self.type!r} does not determine eps at t={at.t:g}, where sigma"
+                " is 0; start from a level above 0"
+            )
+        p, q = self.linear(at)
+        return (1 - at.alpha * p) / at.sigma, -at.alpha * q / at.sigma
 
     def boundary(self, at: Point) -> tuple[float, float]:
         """Return c_skip and c_out applied after projection; (0, 1) where there is no such stage."""
         if self.timestep_scaling is None:
             return 0.0, 1.0
         t = at.t * self.timestep_scaling
-        return self.sigma_data**2 / (t**2 + self.sigma_data**2), t / math.hypot(t, self.sigma_data)
+        size = self.size(1.0, t)
+        return (self.sigma_data / size) ** 2, t / size
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain data; `Prediction(**data)` gives it back."""

@@ -6,10 +6,12 @@ says how the ratio is split into the two coefficients of the marginal x = alpha 
     vp    alpha = 1 / sqrt(1 + ratio^2)    sigma = ratio alpha    (alpha^2 + sigma^2 = 1)
     ve    alpha = 1                        sigma = ratio
     flow  alpha = 1 / (1 + ratio)          sigma = ratio alpha    (alpha + sigma = 1)
+    trig  alpha = cos(u)                   sigma = sigma_data sin(u), u = atan(ratio / sigma_data)
 
 Every sampler runs in every frame; samples of two frames differ by the factor between their alphas.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -28,10 +30,12 @@ __all__ = [
     "VESDE",
     "VPSDE",
     "Betas",
+    "Cosine",
     "Flow",
     "Logarithmic",
     "Point",
     "Schedule",
+    "TrigFlow",
     "betas",
     "make_schedule",
     "rescale_zero_terminal_snr",
@@ -73,10 +77,11 @@ class Point:
         return math.inf if self.alpha == 0.0 else self.sigma / self.alpha
 
 
-FRAMES: dict[str, Callable[[float], tuple[float, float]]] = {
-    "vp": lambda r: (1 / math.hypot(1, r), r / math.hypot(1, r)),
-    "ve": lambda r: (1.0, r),
-    "flow": lambda r: (1 / (1 + r), r / (1 + r)),
+FRAMES: dict[str, Callable[[float, float], tuple[float, float]]] = {
+    "vp": lambda r, data: (1 / math.hypot(1, r), r / math.hypot(1, r)),
+    "ve": lambda r, data: (1.0, r),
+    "flow": lambda r, data: (1 / (1 + r), r / (1 + r)),
+    "trig": lambda r, data: (data / math.hypot(data, r), data * (r / math.hypot(data, r))),
 }
 
 
@@ -85,7 +90,7 @@ class Schedule:
     """Base of all schedules: a curve gives `ratio_at(t)` and `time_at(ratio)`; `at` makes points.
 
     Args:
-        frame: "vp", "ve" or "flow", see the module's first lines.
+        frame: "vp", "ve", "flow" or "trig", see the module's first lines.
         sigma_data: the network sees x / sqrt(alpha^2 sigma_data^2 + sigma^2); 0 for unscaled x.
     """
 
@@ -94,7 +99,13 @@ class Schedule:
 
     def __post_init__(self) -> None:
         choose("frame", self.frame, FRAMES)
-        nonnegative("sigma_data", self.sigma_data)
+        if nonnegative("sigma_data", self.sigma_data) == 0.0 and self.frame == "trig":
+            raise ValueError('frame="trig" needs a sigma_data above 0; 0.5 is usual')
+
+    @property
+    def top(self) -> float:
+        """The native sigma where alpha is 0."""
+        return {"ve": math.inf, "trig": self.sigma_data}.get(self.frame, 1.0)
 
     @property
     def span(self) -> tuple[float, float]:
@@ -132,27 +143,57 @@ class Schedule:
         assert ratio is not None
         return self.point(float(ratio), self.time_at(float(ratio)))
 
+    def slope(self, t: float) -> float:
+        """Return d lam / dt at model time t, by a difference over what the curve has beside t."""
+        step = 1e-5 * abs(self.span[0] - self.span[1])
+        beside = []
+        for time in (t - step, t, t + step):
+            with contextlib.suppress(ValueError):  # past an end
+                ratio = self.ratio_at(time)
+                beside += [(time, math.log(ratio))] if 0 < ratio < math.inf else []
+        if len(beside) < 2:
+            raise ValueError(f"lam has no slope at t={t:g}")
+        (t0, low), (t1, high) = beside[0], beside[-1]
+        return (low - high) / (t1 - t0)
+
+    def rates(self, at: Point) -> tuple[float, float]:
+        """Return f and g^2 of the SDE dx = f x dt + g dw with these marginals, at a point.
+
+        f = d log(alpha) / dt, g^2 = d sigma^2 / dt - 2 f sigma^2 = -2 sigma^2 d lam / dt.
+        """
+        slope = self.slope(at.t)
+        drift = {"vp": at.sigma**2, "ve": 0.0, "flow": at.sigma}[self.frame]
+        return drift * slope, -2 * at.sigma**2 * slope
+
     def ratio_of_sigma(self, sigma: float) -> float:
         """Return sigma / alpha for this frame's own sigma."""
         if self.frame == "ve":
             return sigma
-        if not 0.0 <= sigma <= 1.0:
-            raise ValueError(f"sigma must lie in [0, 1] in the {self.frame} frame, got {sigma}")
-        alpha = 1.0 - sigma if self.frame == "flow" else math.sqrt((1.0 - sigma) * (1.0 + sigma))
+        top = self.top
+        if not 0.0 <= sigma <= top:
+            raise ValueError(
+                f"sigma must lie in [0, {top:g}] in the {self.frame} frame, got {sigma}"
+            )
+        part = sigma / top
+        alpha = 1.0 - part if self.frame == "flow" else math.sqrt((1.0 - part) * (1.0 + part))
         return math.inf if alpha == 0.0 else sigma / alpha
 
     def point(self, ratio: float, t: float) -> Point:
         """Return the point with this ratio, conditioned on model time t."""
         ratio = float(ratio)
         if not math.isinf(ratio):
-            alpha, sigma = FRAMES[self.frame](ratio)
-        elif self.frame != "ve":
-            alpha, sigma = 0.0, 1.0
-        else:
+            alpha, sigma = FRAMES[self.frame](ratio, self.sigma_data)
+        elif self.frame == "ve":
             raise ValueError(
                 f"sigma is infinite at t={t:g} in the ve frame (zero terminal SNR); use the vp"
                 " frame, or a terminal alpha_bar above 0"
             )
+        elif not math.isfinite(t):
+            raise ValueError(
+                f"{type(self).__name__} never reaches alpha = 0; start at a finite sigma / alpha"
+            )
+        else:
+            alpha, sigma = 0.0, self.top
         scale = 1.0
         if self.sigma_data:
             scale = 1.0 / math.hypot(alpha * self.sigma_data, sigma)
@@ -307,6 +348,60 @@ class Flow(Schedule):
 
 
 @dataclass(frozen=True)
+class Cosine(Schedule):
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2), t in [0, 1] (arXiv:2202.00512, section 2)."""
+
+    def ratio_at(self, t: float) -> float:
+        """Return the ratio at t."""
+        return tangent(t, 1.0)
+
+    def time_at(self, ratio: float) -> float:
+        """Return t at this ratio."""
+        return math.atan(ratio) * 2 / math.pi
+
+
+@dataclass(frozen=True)
+class TrigFlow(Schedule):
+    """alpha = cos(t), sigma = sigma_data sin(t), t in [0, pi / 2] (arXiv:2410.11081, section 3)."""
+
+    frame: str = "trig"
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sigma_data == 0.0:
+            raise ValueError("TrigFlow needs a sigma_data above 0; 0.5 is usual")
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """EDM's noise levels, sigma / alpha = 80 and 0.002, as in the paper."""
+        return self.time_at(80.0), self.time_at(0.002)
+
+    def ratio_at(self, t: float) -> float:
+        """Return the ratio at t."""
+        return self.sigma_data * tangent(t, math.pi / 2)
+
+    def time_at(self, ratio: float) -> float:
+        """Return t at this ratio."""
+        return math.atan(ratio / self.sigma_data)
+
+
+def tangent(t: float, quarter: float) -> float:
+    """Return tan(t) where a quarter turn is so long, and infinity at its end (but for rounding)."""
+    part = t / quarter
+    if not 0.0 <= part <= 1.0 + 1e-5:  # 1.5708 is pi / 2 as the field writes it
+        raise ValueError(f"time {t:g} is outside [0, {quarter:g}]")
+    if part >= 1.0:
+        return math.inf
+    # next to the end the other angle keeps its digits
+    return (
+        math.tan(t / quarter * (math.pi / 2))
+        if part < 0.5
+        else 1 / math.tan((1.0 - part) * (math.pi / 2))
+    )
+
+
+@dataclass(frozen=True)
 class Logarithmic(Schedule):
     """Any level, t = factor * log(ratio): factor 0.25 for EDM, 250 for consistency models."""
 
@@ -352,6 +447,11 @@ class VPSDE(Schedule):
             raise ValueError(f"time {t:g} is below 0, where there is no noise")
         slope = self.beta_max - self.beta_min
         return math.sqrt(math.expm1(t * t * slope / 2 + t * self.beta_min))
+
+    def slope(self, t: float) -> float:
+        """Return d lam / dt, exactly."""
+        rate = self.beta_min + t * (self.beta_max - self.beta_min)
+        return -0.5 * rate * (1 + 1 / self.ratio_at(t) ** 2)
 
     def time_at(self, ratio: float) -> float:
         """Return t at this ratio, the positive root of the quadratic."""
@@ -449,8 +549,10 @@ def rescale_zero_terminal_snr(log_alphas_cumprod: np.ndarray) -> np.ndarray:
 
 SCHEDULES: dict[str, type[Schedule]] = {
     "betas": Betas,
+    "cosine": Cosine,
     "flow": Flow,
     "logarithmic": Logarithmic,
+    "trigflow": TrigFlow,
     "vp_sde": VPSDE,
     "ve_sde": VESDE,
 }

@@ -1,38 +1,48 @@
 """Which points to visit: model times or noise levels, on the host in float64, noisiest first.
 
-`TIMESTEPS` are rules over the training steps 0 ... N-1, `RAMPS` rules between two noise levels
-(sigma / alpha). What comes out is a `Grid`: n + 1 points for n steps.
+`TIMES` are rules over the training steps 0 ... N-1 (`TIMESTEPS` those that the named classes take),
+`RAMPS` rules between two noise levels, or tables of them; `place` puts points of any schedule by
+any of them. What comes out is a `Grid`: n + 1 points for n steps.
 """
 
 import dataclasses
+import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ._messages import choose
-from .schedules import Point, Schedule, make_schedule
+from ._messages import check_count, choose, nearest
+from .ramps import RAMPS, karras, ramp
+from .schedules import Betas, Point, Schedule, make_schedule
 
 __all__ = [
     "RAMPS",
+    "SHIFTS",
+    "TIMES",
     "TIMESTEPS",
     "Grid",
     "Walk",
     "check_count",
+    "check_spacing",
     "decreasing",
     "host",
     "karras",
+    "place",
     "ramp",
+    "shifted",
+    "stretched",
     "timesteps",
 ]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The points a sampler walks over: n + 1 of them for n steps, noisiest first.
+    """The points a sampler walks over: n + 1 of them for n steps, noisiest first (or last).
 
     Args:
         points: the last one is where the sample ends (usually sigma = 0).
@@ -56,19 +66,26 @@ class Grid:
             raise ValueError(f"a grid needs at least two points (one step), got {len(self.points)}")
         if self.arrivals is not None and len(self.arrivals) != len(self):
             raise ValueError(f"{len(self)} steps need as many arrivals, got {len(self.arrivals)}")
-        for a, b in itertools.pairwise(self.points):
+        for pair in itertools.pairwise(self.points):
+            a, b = pair[::-1] if self.upward else pair
             if b.ratio > a.ratio * (1 + 1e-9):  # equal up to rounding is a step of length zero
                 raise ValueError(
-                    f"a grid runs from noise to data, but sigma/alpha goes from {a.ratio:g} up to"
-                    f" {b.ratio:g} (t={a.t:g} to t={b.t:g})"
+                    "a grid runs one way, from noise to data or (inversion) from data to noise, but"
+                    f" sigma/alpha turns between t={a.t:g}, where it is {a.ratio:g}, and"
+                    f" t={b.t:g}, where it is {b.ratio:g}"
                 )
+
+    @property
+    def upward(self) -> bool:
+        """Whether it runs from data to noise (inversion)."""
+        return self.points[-1].ratio > self.points[0].ratio
 
     def __len__(self) -> int:
         """Return the number of steps."""
         return len(self.points) - 1
 
     def steps(self) -> Iterator[tuple[Point, Point]]:
-        """Yield the two ends of every step, from noise to data."""
+        """Yield the two ends of every step."""
         return zip(self.points[:-1], self.arrivals or self.points[1:], strict=True)
 
     def at(self, **level: float) -> Point:
@@ -85,7 +102,7 @@ class Grid:
         return dataclasses.replace(
             self,
             points=self.points[k:],
-            init_scale=self.points[k].sigma,
+            init_scale=self.init_scale if self.upward else self.points[k].sigma,
             arrivals=arrivals,
             skipped=self.skipped + k,
         )
@@ -114,15 +131,21 @@ class Grid:
 
 
 class Walk:
-    """A grid as one run of a loop sees it; remembers which step the loop is at."""
+    """A grid as one run of a loop sees it: which step the loop is at, and what it counted."""
 
     def __init__(self, grid: Grid) -> None:
-        self.points, self.at, self._grid, self.step = grid.points, grid.at, grid, 0
+        self.points, self.at, self.schedule = grid.points, grid.at, grid.schedule
+        self._grid, self.step = grid, 0
         self.total = grid.skipped + len(grid)  # steps of the whole run
+        self.counts: Counter[str] = Counter()
 
     def __len__(self) -> int:
         """Return the number of steps."""
         return len(self._grid)
+
+    def at_time(self, t: float) -> Point:
+        """Return the point at model time t, the whole one below where the network takes only such."""
+        return self.at(t=math.floor(t) if self._grid.integral else t)
 
     def steps(self) -> Iterator[tuple[Point, Point]]:
         """Yield the two ends of every step."""
@@ -148,11 +171,35 @@ def trailing(n: int, train: int, *, last: int, extra: bool) -> np.ndarray:
     return np.arange(last, 0, -train / n)[:n] - 1.0
 
 
+def simple(n: int, train: int, *, last: int, extra: bool) -> np.ndarray:
+    """Multiples of the real stride train / n, from last - 1 down, rounded up (ComfyUI)."""
+    return last - 1.0 - np.arange(n) * train // n
+
+
+def ddim_uniform(n: int, train: int, *, last: int, extra: bool) -> np.ndarray:
+    """Multiples of the integer stride, from 1 up (ComfyUI): leading with steps_offset=1."""
+    return leading(n, train, last=last, extra=extra) + 1.0
+
+
+def sgm_uniform(n: int, train: int, *, last: int, extra: bool) -> np.ndarray:
+    """Even in t, n of n + 1 points, the one at 0 left out (Stability-AI generative-models)."""
+    return linspace(n, train, last=last, extra=True)
+
+
 TIMESTEPS: dict[str, Callable[..., np.ndarray]] = {
     "linspace": linspace,
     "leading": leading,
     "trailing": trailing,
 }
+# normal is k-diffusion's linspace; it and sgm_uniform go log-linearly between training steps
+TIMES: dict[str, Callable[..., np.ndarray]] = {
+    **TIMESTEPS,
+    "simple": simple,
+    "ddim_uniform": ddim_uniform,
+    "normal": linspace,
+    "sgm_uniform": sgm_uniform,
+}
+LOG_LINEAR = ("normal", "sgm_uniform")
 
 
 def timesteps(
@@ -163,43 +210,45 @@ def timesteps(
     last: int | None = None,
     extra: bool = False,
     offset: int = 0,
-    whole: bool = True,
+    whole: bool | None = True,
 ) -> list[float]:
     """Return n timesteps, decreasing, of a named spacing.
 
     Args:
-        spacing: a name in TIMESTEPS.
+        spacing: a name in TIMES.
         n: how many; "trailing" gives fewer where `last` is below train.
         train: number of training steps.
         last: visit only steps below this one (train if None).
         extra: the multistep family's rule: n of n + 1 points, the lowest left out.
         offset: added to the "leading" rule (`steps_offset`).
-        whole: round linspace to integers, as the integer-time classes do; trailing and leading
-            are always whole.
+        whole: round to integers, as the integer-time classes do; False: only trailing, as the
+            fractional-time classes do; None: nothing.
 
     Raises:
         ValueError: too many steps for different timesteps, or an offset past the last one.
     """
-    choose("timestep_spacing", spacing, TIMESTEPS)
+    choose("timestep_spacing", spacing, TIMES)
     n = check_count("num_inference_steps", n)
     top = train if last is None else last
-    if spacing == "leading" and top < n + extra:
+    if spacing in ("leading", "ddim_uniform") and top < n + extra:
         raise ValueError(
-            f"{n} leading steps need at least {n + extra} training steps, got {top}; use fewer"
+            f"{n} {spacing} steps need at least {n + extra} training steps, got {top}; use fewer"
             " steps"
         )
-    times = TIMESTEPS[spacing](n, train, last=top, extra=extra)
-    if spacing == "trailing":  # rounds before the shift by one: half to even, as the field does
+    times = TIMES[spacing](n, train, last=top, extra=extra)
+    if (
+        spacing == "trailing" and whole is not None
+    ):  # rounds before the shift by one: half to even, as the field does
         times = np.round(times + 1) - 1
     elif whole:
         times = np.round(times)
     if spacing == "leading":
         times = times + offset
-        if times[0] > train - 1:
-            raise ValueError(
-                f"steps_offset={offset} with {n} leading steps starts at timestep {times[0]:g}, but"
-                f" the last training step is {train - 1}; use fewer steps or steps_offset=0"
-            )
+    if times[0] > train - 1:
+        raise ValueError(
+            f"steps_offset={offset} with {n} {spacing} steps starts at timestep {times[0]:g}, but"
+            f" the last training step is {train - 1}; use fewer steps or steps_offset=0"
+        )
     out: list[float] = times.tolist()
     if len(set(out)) < len(out):
         raise ValueError(
@@ -209,66 +258,126 @@ def timesteps(
     return out
 
 
-def check_ends(n: int, high: float, low: float, *, positive: bool) -> None:
-    """Raise unless a ramp can be made of n levels from high to low."""
-    check_count("num_inference_steps", n)
-    if not (0.0 < high < math.inf and (low > 0.0 if positive else low >= 0.0)):
-        raise ValueError(f"noise levels must be positive and finite, got {high:g} to {low:g}")
-    if low > high or (low == high and n > 1):
-        raise ValueError(f"noise levels must go down, got {n} from {high:g} to {low:g}")
+ENDS = {"sigma_max": "high", "sigma_min": "low"}  # options, and a ramp's name for them
+HIGHEST = 4096.0  # sigma / alpha of alpha_bar = 2^-24, in place of infinity, as the field has it
 
 
-def karras(n: int, high: float, low: float, *, rho: float = 7.0) -> np.ndarray:
-    """(high^(1/rho) + i/(n-1) (low^(1/rho) - high^(1/rho)))^rho (arXiv:2206.00364, eq. 5)."""
-    check_ends(n, high, low, positive=False)
-    return ramp(np.linspace(0, 1, n), high, low, rho=rho)
-
-
-def ramp(fractions: np.ndarray, high: float, low: float, *, rho: float) -> np.ndarray:
-    """Karras levels at given fractions of the way from high to low."""
-    a, b = high ** (1 / rho), low ** (1 / rho)
-    return np.asarray((a + fractions * (b - a)) ** rho)
-
-
-def exponential(n: int, high: float, low: float) -> np.ndarray:
-    """Even in log sigma, which is uniform in lam."""
-    check_ends(n, high, low, positive=True)
-    return np.asarray(np.exp(np.linspace(math.log(high), math.log(low), n)))
-
-
-def beta(n: int, high: float, low: float, *, a: float = 0.6, b: float = 0.6) -> np.ndarray:
-    """Quantiles of the Beta(a, b) distribution (arXiv:2407.12173); needs SciPy."""
-    try:
-        from scipy.stats import beta as distribution  # an extra, loaded only here
-    except ImportError:
-        raise ImportError('beta sigmas need SciPy: pip install "cmsched[scipy]"') from None
-    check_ends(n, high, low, positive=False)
-    quantiles = np.asarray(distribution.ppf(1 - np.linspace(0, 1, n), a, b))
-    return low + quantiles * (high - low)
-
-
-RAMPS: dict[str, Callable[..., np.ndarray]] = {
-    "karras": karras,
-    "exponential": exponential,
-    "beta": beta,
-    "lu": exponential,  # uniform in lam: the same curve under the multistep solvers' name for it
-}
-
-
-def check_count(name: str, value: Any, largest: int | None = None, why: str = "") -> int:
-    """Return a step count as int, or raise.
+def check_spacing(spacing: str, options: Mapping[str, Any]) -> set[str]:
+    """Return what a spacing heeds of sigma_max, sigma_min and steps_offset.
 
     Raises:
-        TypeError: not an integer.
-        ValueError: below 1, or above largest.
+        ValueError: an unknown spacing, or a number out of range.
+        TypeError: an option that it does not have, or that is not a number.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer of at least 1, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    if largest is not None and value > largest:
-        raise ValueError(f"{name}={value} is more than {largest}{why}")
-    return int(value)
+    choose("spacing", spacing, (*TIMES, *RAMPS))
+    if spacing in TIMES:
+        own, heeds = {}, {"steps_offset"} if spacing == "leading" else set()
+    else:
+        parameters = inspect.signature(RAMPS[spacing]).parameters
+        own = {k: p.default for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+        heeds = {name for name, end in ENDS.items() if end in parameters}
+    for name, value in options.items():
+        if name not in own:
+            raise TypeError(f"spacing {spacing!r} has no option {name!r}{nearest(name, own)}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        # one whose default is 0 is a place, the others are sizes
+        if not (0.0 < value < 1e12 or (own[name] == 0.0 and abs(value) < 1e12)):
+            raise ValueError(f"{name} must be a positive, finite number, got {value!r}")
+    return heeds
+
+
+def place(
+    spacing: str,
+    n: int,
+    schedule: Schedule,
+    *,
+    sigma_max: float | None = None,
+    sigma_min: float | None = None,
+    steps_offset: int = 0,
+    train: int = 1000,
+    **options: Any,
+) -> list[Point]:
+    """Return the n points of a schedule where steps start, by any spacing.
+
+    Args:
+        spacing: a name in TIMES or RAMPS.
+        n: how many.
+        schedule: where it is continuous, training steps lie evenly over its `span`.
+        sigma_max: first level of a ramp, sigma in the flow frame and otherwise sigma / alpha; by
+            default the schedule's, or HIGHEST where that is infinite.
+        sigma_min: last level, likewise.
+        steps_offset: see `timesteps`.
+        train: number of training steps of a schedule that has no such number.
+        options: the ramp's own (rho, mu, ...).
+
+    Raises:
+        ValueError: no n different points, or ends that the rule or the schedule cannot have.
+        TypeError: an option that the spacing does not have.
+    """
+    heeds, (top, low) = check_spacing(spacing, options), schedule.span
+    if spacing in TIMES:
+        train = getattr(schedule, "num_train_timesteps", train)
+        whole = False if isinstance(schedule, Betas) else None
+        times = timesteps(spacing, n, train, offset=steps_offset, whole=whole)
+        stride = (top - low) / max(train - 1, 1)
+        at = _log_linear if spacing in LOG_LINEAR else _linear
+        points = [at(schedule, top - (train - 1 - t) * stride) for t in times]
+    else:
+        native = schedule.frame == "flow" and bool(heeds)
+        first, last = (
+            p.sigma if native else min(p.ratio, HIGHEST)
+            for p in (schedule.at(t=top), schedule.at(t=low))
+        )
+        given = {"sigma_max": sigma_max or first, "sigma_min": sigma_min or last}
+        ends = {ENDS[name]: given[name] for name in heeds}
+        levels = RAMPS[spacing](check_count("num_inference_steps", n), **ends, **options).tolist()
+        points = [schedule.at(sigma=v) if native else schedule.at(ratio=v) for v in levels]
+    for a, b in itertools.pairwise(points):
+        if not b.ratio < a.ratio:
+            raise ValueError(
+                f"{n} {spacing} levels are not all different: sigma/alpha goes from {a.ratio:g} to"
+                f" {b.ratio:g}; use fewer steps, or other options of the spacing"
+            )
+    return points
+
+
+def _linear(schedule: Schedule, t: float) -> Point:
+    return schedule.at(t=t)
+
+
+def _log_linear(schedule: Schedule, t: float) -> Point:
+    """Return the point at t; between training steps it is log-linear in sigma / alpha."""
+    w = t - math.floor(t)
+    if w == 0.0 or not isinstance(schedule, Betas):
+        return schedule.at(t=t)
+    a, b = schedule.at(t=t - w), schedule.at(t=t - w + 1.0)
+    return (
+        schedule.at(t=t) if b.alpha == 0.0 else schedule.at(ratio=a.ratio ** (1 - w) * b.ratio**w)
+    )
+
+
+SHIFTS: dict[str, Callable[[float], float]] = {"exponential": math.exp, "linear": float}
+
+
+def shifted(sigmas: Sequence[float] | np.ndarray, shift: float) -> np.ndarray:
+    """Return flow sigmas moved to more noise, shift sigma / (1 + (shift - 1) sigma).
+
+    arXiv:2403.03206, eq. 23. Dynamic shifting is the same with shift = SHIFTS[time_shift_type](mu).
+    """
+    sigma = np.asarray(sigmas, dtype=np.float64)
+    return np.asarray(shift * sigma / (1 + (shift - 1) * sigma))
+
+
+def stretched(sigmas: Sequence[float] | np.ndarray, terminal: float) -> np.ndarray:
+    """Return flow sigmas stretched about 1 so that the last one is terminal (LTX-Video)."""
+    away = 1 - np.asarray(sigmas, dtype=np.float64)
+    if away[-1] == 0.0 or not 0.0 <= terminal < 1.0:
+        raise ValueError(
+            f"sigmas that end at {1 - away[-1]:g} cannot be stretched to end at {terminal:g}; both"
+            " must lie in [0, 1)"
+        )
+    return np.asarray(1 - away * ((1 - terminal) / away[-1]))
 
 
 def decreasing(name: str, values: Sequence[float] | np.ndarray) -> list[float]:

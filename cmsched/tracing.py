@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .samplers import Keep, Raw, Sampler
+from .predictions import Prediction
+from .samplers import Keep, Raw, Sampler, Size
 from .schedules import Point
 from .spacings import Grid, Walk
 
@@ -160,8 +161,19 @@ def _array(sampler: Sampler, verb: str, value: Any) -> Form:
     return value
 
 
-def trace(sampler: Sampler, grid: Grid, options: Mapping[str, Any], *, projects: bool) -> Trace:
-    """Run a sampler's loop on linear forms; `projects` says whether raw and x0 differ.
+def _noise(i: int, at: Point, prediction: Prediction) -> Form:
+    """Return eps before projection; where sigma is 0 it is not determined by x and x0."""
+    sample = Form.leaf("x", i, 0)
+    if at.sigma > 0.0:
+        return (sample - at.alpha * Form.leaf("r" if prediction.projects else "d", i, 0)) / at.sigma
+    p, q = prediction.noise(at)
+    return p * sample + q * Form.leaf("m", i, 0)
+
+
+def trace(
+    sampler: Sampler, grid: Grid, options: Mapping[str, Any], prediction: Prediction
+) -> Trace:
+    """Run a sampler's loop on linear forms.
 
     Raises:
         ValueError: a step that the loop cannot take, or a loop without evaluations.
@@ -184,7 +196,7 @@ def trace(sampler: Sampler, grid: Grid, options: Mapping[str, Any], *, projects:
     given: dict[str, Any] = {name: Form.leaf("g", -1, name) for name in sampler.given}
     if MASK in given:
         given[MASK] = np.array([1.0, 0.0])
-    loop = sampler.loop(Form.leaf("s", -1, 0), walk, noise, **given, **options)
+    loop = sampler.start(Form.leaf("s", -1, 0), walk, noise, options, **given)
 
     reply: Any = None
     while True:
@@ -200,6 +212,11 @@ def trace(sampler: Sampler, grid: Grid, options: Mapping[str, Any], *, projects:
                 f"sampler {sampler.name!r} cannot take step {walk.step} of this grid ({error}):"
                 f" {SINGULAR}"
             ) from error
+        if isinstance(asked, Size):
+            raise TypeError(
+                f"sampler {sampler.name!r} asks for the size of an array, which a trace does not"
+                " know; register it with traced=False"
+            )
         if isinstance(asked, Keep):
             kept = _array(sampler, "kept", asked.x)
             if len(rows) == 1:  # nothing is stored before the first evaluation
@@ -220,4 +237,4 @@ def trace(sampler: Sampler, grid: Grid, options: Mapping[str, Any], *, projects:
         sample, x0 = Form.leaf("x", i, 0), Form.leaf("d", i, 0)
         reply = (sample, x0)
         if isinstance(asked, Raw):
-            reply = (sample, x0, Form.leaf("r", i, 0) if projects else x0)
+            reply = (sample, x0, _noise(i, point, prediction))

@@ -18,6 +18,7 @@ PARTS = [
     "_messages",
     "backends",
     "schedules",
+    "ramps",
     "spacings",
     "predictions",
     "samplers",
@@ -27,12 +28,13 @@ PARTS = [
     "engine",
     "discrete",
     "guidance",
+    "conversion",
     "schedulers",
     "interop",
     "digits",
     "cli",
 ]
-ARRAYS = {"backends", "plan", "noise", "engine", "discrete", "guidance", "schedulers"}
+ARRAYS = {"backends", "plan", "noise", "engine", "discrete", "guidance", "conversion", "schedulers"}
 OUTSIDE = {"numpy", "array_api_compat"}
 FRAMEWORKS = ["torch", "jax", "cupy", "scipy", "huggingface_hub", "diffusers", "matplotlib"]
 

@@ -4,15 +4,22 @@ import pickle
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from exact import Gaussian, grid_between
 from hypothesis import given
 from hypothesis import strategies as st
+from problems import a_plan, network
 
+import cmsched
 from cmsched import backends
-from cmsched.backends import threefry
+from cmsched.backends import brownian, threefry
 from cmsched.noise import BROWNIAN, START, STEP, Rng, standard_normal
+from cmsched.plan import make_plan
+from cmsched.predictions import Prediction
+from cmsched.schedules import VPSDE
 
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed")
 needs_jax = pytest.mark.skipif(not find_spec("jax"), reason="jax is not installed")
@@ -131,11 +138,13 @@ def test_blocks_do_not_show(monkeypatch):
     from cmsched.backends import numpy as adapter
 
     for shape in [(5, 3), (3, 70), (1, 200), (40,), (), (0, 3), (3, 0)]:
-        whole = host(3, shape)
+        rows = [4, np.full(shape[:2], 4)]  # the same draw, frame by frame
+        whole = host(3, shape, row=4)
         for block in (1, 8, 64):
             monkeypatch.setattr(adapter, "BLOCK", block)
             monkeypatch.setattr(adapter, "MAP_BLOCK", max(1, block // 4))
-            np.testing.assert_array_equal(host(3, shape), whole)
+            for row in rows:
+                np.testing.assert_array_equal(host(3, shape, row=row), whole)
         monkeypatch.undo()
 
 
@@ -143,7 +152,7 @@ def test_blocks_beyond_32_bits():
     from cmsched.backends import numpy as adapter
 
     key = np.array([[[3]], [[7]]], np.uint32)
-    for first in (0, 2**32 - 4, 2**32, 5 * 2**32 + 8):
+    for first in (0, 2**32 - 4, 2**32 - 1, 2**32, 5 * 2**32 - 2, 5 * 2**32 + 8):
         expected = [threefry.block((3, 7), divmod(first + i, 2**32)) for i in range(4)]
         found = adapter.words(tuple(key), first, 4).view(np.uint32)
         assert found.tolist() == [[a ^ b for a, b in expected]]
@@ -237,8 +246,29 @@ def test_rows_of_a_batch_at_different_draws(xp):
     one = xp.asarray(np.array(7), "int32")
     z = xp.numpy(standard_normal(9, (3, 4), like.dtype, like, row=one, rank=1))
     np.testing.assert_allclose(z, host(9, (3, 4), row=7, rank=1), rtol=0, atol=4e-6)
-    with pytest.raises(ValueError, match=r"row has shape \(3,\): use an int, shape \(\) or \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"row has shape \(3,\): use an int, .* sample's, \(2, 4\)"
+    ):
         standard_normal(9, (2, 4), like.dtype, like, row=rows)
+
+
+def test_frames_of_a_sample_at_different_draws(xp):
+    """Each frame is cut out of the draw that its row number names."""
+    like = xp.asarray(np.zeros(1), "float32")
+    host_rows = np.array([[7, 0, 3], [3, 3, 1]])
+    rows, shape = xp.asarray(host_rows, "int32"), (2, 3, 4, 2)
+    for rng in (9, Rng(9, sample=[5, 2]), [9, Rng(8)]):
+        z = xp.numpy(standard_normal(rng, shape, like.dtype, like, row=rows, rank=1))
+        for i, frame in np.ndindex(2, 3):
+            expected = host(rng, shape, row=int(host_rows[i, frame]), rank=1)[i, frame]
+            np.testing.assert_allclose(z[i, frame], expected, rtol=0, atol=4e-6)
+    every = xp.asarray(np.resize(host_rows, (2, 3, 4)), "int32")  # any depth
+    z = xp.numpy(standard_normal(9, shape, like.dtype, like, row=every))
+    expected = host(9, shape, row=int(np.resize(host_rows, 24)[13]))[1, 0, 1]
+    np.testing.assert_allclose(z[1, 0, 1], expected, rtol=0, atol=4e-6)
+    for empty in ((0, 3, 4), (2, 0, 4)):
+        rows = xp.asarray(np.zeros(empty[:2]), "int32")
+        assert standard_normal(9, empty, like.dtype, like, row=rows).shape == empty
 
 
 @needs_scipy
@@ -334,6 +364,10 @@ class TestJaxKey:
         assert all(np.all(a != b) for i, a in enumerate(different) for b in different[:i])
         rows = normal(jnp.array([4, 4, 5]), shape=(3, 5))
         assert len(np.unique(rows)) == 15  # rows at the same draw must not share noise
+        frames = normal(jnp.array([[4, 4], [4, 5], [0, 4]]), shape=(3, 2, 5))
+        assert len(np.unique(frames)) == 30
+        np.testing.assert_array_equal(normal(jnp.array([[4]] * 3), shape=(3, 1, 5))[:, 0], normal(
+            jnp.array([4] * 3), shape=(3, 5)))  # fmt: skip
 
     def test_a_key_per_sample(self):
         import jax
@@ -384,6 +418,252 @@ def test_function(xp):
         foreign = Rng(0).normal((2, 3), xp=other)
         with pytest.raises(ValueError, match=f"returned {other} noise"):
             standard_normal(lambda *_: foreign, (2, 3), like.dtype, like, row=0)
+
+
+# one Brownian path
+
+PATH = Rng(6, path=True)
+
+
+def clock(lam):
+    """The documented clock, as a part of its range; sigma / alpha = e^-lam."""
+    return np.arctan2(np.exp(-lam / 2), np.exp(lam / 2)) * 2 / np.pi
+
+
+def increment(interval, rng=PATH, shape=(2, 3), name="float64", **options):
+    return host(rng, shape, name, interval=interval, **options)
+
+
+def correlation(first, second):
+    """What the clock says of unit increments over two intervals."""
+    (a, b), (c, d) = np.array([clock(first[0]), clock(first[1])]), clock(np.array(second))
+    overlap = max(0.0, min(max(a, b), max(c, d)) - max(min(a, b), min(c, d)))
+    return np.sign((b - a) * (d - c)) * overlap / np.sqrt(abs(b - a) * abs(d - c))
+
+
+def check_law(draws, intervals):
+    """Unit normals, correlated as their intervals overlap, within five standard errors."""
+    n = draws.shape[1]
+    assert np.abs(draws.mean(axis=1)).max() < 5 / np.sqrt(n)
+    assert np.abs(np.mean(draws**2, axis=1) - 1).max() < 5 * np.sqrt(2 / n)
+    assert np.abs(np.mean(draws**4, axis=1) - 3).max() < 5 * np.sqrt(96 / n)
+    expected = np.array([[correlation(i, j) for j in intervals] for i in intervals])
+    assert np.abs(draws @ draws.T / n - expected).max() < 5 * np.sqrt(2 / n)
+
+
+# neighbours, nested, across, backwards, to either end
+INTERVALS = [(-1.0, -0.5), (-0.5, 0.0), (-1.0, 0.0), (-0.7, 0.4), (0.3, -0.9), (-np.inf, -3.0)]
+INTERVALS += [(-3.0, np.inf), (2.0, 2.1), (-np.inf, np.inf)]
+
+
+def test_path_law():
+    shape = (4, 26, 400)
+    z = np.stack([increment(i, shape=shape) for i in INTERVALS])
+    check_law(z.reshape(len(INTERVALS), -1), INTERVALS)
+    whole, start = z[-1], host(6, shape, row=0)
+    for axis in (1, 2):  # elements, and samples, have paths of their own
+        a, b = np.split(whole, [shape[axis] // 2], axis=axis)
+        assert abs(np.mean(a * b)) < 5 / np.sqrt(a.size)
+    assert abs(np.mean(whole[:2] * whole[2:])) < 5 / np.sqrt(whole.size / 2)
+    assert abs(np.mean(whole * start)) < 5 / np.sqrt(whole.size)  # and other draws are others
+
+
+@pytest.mark.peers
+@pytest.mark.skipif(not find_spec("torchsde"), reason="torchsde is not installed")
+def test_the_law_is_that_of_a_peer():
+    """The same check holds for torchsde's tree, in the same clock."""
+    import torch
+    import torchsde
+
+    zero = torch.zeros(20000, dtype=torch.float64)
+    tree = torchsde.BrownianTree(t0=0.0, w0=zero, t1=1.0, entropy=3)
+    draws = []
+    for interval in INTERVALS:
+        a, b = clock(np.array(interval)).tolist()
+        rise = tree(min(a, b), max(a, b)).numpy()
+        draws.append(np.sign(b - a) * rise / np.sqrt(abs(b - a)))
+    check_law(np.stack(draws), INTERVALS)
+
+
+@given(times=st.lists(st.integers(0, 2**brownian.DEPTH), min_size=4, max_size=4, unique=True))
+def test_weights_of_a_path_are_those_of_brownian_motion(times):
+    """Exactly, without drawing: the weights of two increments have the overlap as their product."""
+    (a, b), (c, d) = sorted(times[:2]), times[2:]
+    first, second = ({}, {})
+    for weights, ends in ((first, (a, b)), (second, (c, d))):
+        scale = brownian.cells(*ends) ** -0.5
+        for node, height, factor in brownian.increment(*ends):
+            weights[node] = weights.get(node, 0.0) + height * factor * scale
+    assert sum(w * w for w in second.values()) == pytest.approx(1, abs=1e-12)
+    overlap = max(0, min(b, max(c, d)) - max(a, min(c, d))) * np.sign(d - c)
+    product = sum(w * second.get(node, 0.0) for node, w in first.items())
+    assert product == pytest.approx(overlap / np.sqrt((b - a) * abs(d - c)), abs=1e-12)
+
+
+@given(time=st.integers(1, 2**brownian.DEPTH))
+def test_a_path_is_made_by_halving(time):
+    """Lévy's construction written as recursion: a midpoint is the mean of the ends, and noise."""
+
+    def normal(node):
+        return host(6, row=node, purpose=BROWNIAN)
+
+    left, right, low, high, node = 0.0, normal(0), 0, 2**brownian.DEPTH, 1
+    while time not in (low, high):
+        middle = (low + high) // 2
+        spread = np.sqrt((high - low) / 2**brownian.DEPTH) / 2
+        w = (left + right) / 2 + spread * normal(node)
+        up = time >= middle
+        low, left, high, right = (middle, w, high, right) if up else (low, left, middle, w)
+        node = 2 * node + up
+    expected = (left if time == low else right) * np.sqrt(2**brownian.DEPTH / time)
+    found = host(PATH, times=(0, time))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
+
+
+@given(lams=st.lists(st.floats(-12, 12), min_size=3, max_size=6, unique=True))
+def test_increments_add_up(lams):
+    """Over dyadic times and any other, in either direction, however finely they are cut."""
+    for times in ([brownian.cell(lam) for lam in lams], [0, 2**18, 2**19 + 2**17, 2**20]):
+        rise = [
+            np.sqrt(abs(b - a)) * host(PATH, times=(a, b)) for a, b in pairwise(times) if a != b
+        ]
+        a, b = times[0], times[-1]
+        whole = np.sqrt(abs(b - a)) * host(PATH, times=(a, b)) if a != b else 0.0
+        np.testing.assert_allclose(sum(rise, np.zeros(1)), whole, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_a_path_is_the_same_everywhere(xp, name):
+    like, tolerance = xp.asarray(np.zeros(1), name), {"float32": 1e-5, "float64": 1e-13}[name]
+
+    def ends(a, b):
+        return tuple(xp.asarray(np.array(t), "int32") for t in (a, b))
+
+    def given_by(shape=(2, 3, 4), rng=PATH, **options):
+        options = {"row": 3} | options
+        return xp.numpy(standard_normal(rng, shape, like.dtype, like, **options))
+
+    interval = (-0.8, 0.1)
+    a, b = (brownian.cell(lam) for lam in interval)
+    expected = increment(interval, shape=(2, 3, 4))
+    same = {"rtol": 0, "atol": tolerance}
+    np.testing.assert_allclose(given_by(interval=interval), expected, **same)
+    np.testing.assert_allclose(given_by(interval=interval, rank=2, row=8), expected, **same)
+    np.testing.assert_allclose(given_by(times=ends(a, b)), expected, **same)
+    np.testing.assert_allclose(given_by(times=ends([a] * 2, [b] * 2)), expected, **same)
+    # intervals of their own, of which one is empty, by sample and by frame
+    other = increment((0.5, 2.0), shape=(2, 3, 4))
+    plain = host(6, (2, 3, 4), row=3)
+    c, d = brownian.cell(0.5), brownian.cell(2.0)
+    rows = xp.asarray(np.array([3, 3]), "int32")
+    for rng in (PATH, [Rng(6, s, path=True) for s in ([0], [1])]):
+        mixed = given_by(rng=rng, times=ends([a, c], [b, c]), row=rows)
+        np.testing.assert_allclose(mixed, np.stack([expected[0], plain[1]]), **same)
+    mixed = given_by(rng=[6, Rng(6, [1], path=True)], times=ends([a, c], [b, d]), row=rows)
+    np.testing.assert_allclose(mixed, np.stack([plain[0], other[1]]), **same)
+    rows = xp.asarray(np.full((2, 3), 3), "int32")
+    mixed = given_by(times=ends([[a, c, a]] * 2, [[b, d, a]] * 2), row=rows)
+    whole = np.stack([expected[:, 0], other[:, 1], plain[:, 2]], axis=1)
+    np.testing.assert_allclose(mixed, whole, **same)
+    # a batch that is split
+    part = given_by((1, 3, 4), Rng(6, sample=[1], path=True), interval=interval)
+    np.testing.assert_allclose(part, expected[1:], **same)
+
+
+def test_draws_off_the_path_are_independent():
+    plain = host(6, (2, 3), row=2, rank=1)
+    for interval in (None, (0.1, 0.1), (0.1, 0.1 + 1e-7), (np.inf, 40.0), (-np.inf, -np.inf)):
+        np.testing.assert_array_equal(increment(interval, row=2, rank=1), plain)
+    np.testing.assert_array_equal(Rng(6, path=True).normal((2, 3)), Rng(6).normal((2, 3)))
+    np.testing.assert_array_equal(increment((0.1, 0.2), Rng(6), row=2, rank=1), plain)
+    assert np.all(np.isfinite(increment((-800.0, 800.0))))
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_multistep"])
+def test_every_execution_follows_the_path(xp, sampler):
+    """The loop itself, int and array index, tables, frames: the same draws, whatever n."""
+    plan = a_plan(sampler, {"eta": 1.0}, n=3)
+    model = network(xp.xp, plan.prediction)
+    x = xp.asarray(np.zeros((2, 3)))
+    expected = xp.numpy(cmsched.run(model, plan, x, rng=PATH))
+    assert np.abs(expected - xp.numpy(cmsched.run(model, plan, x, rng=6))).max() > 0.01
+    for shape in (None, (), (2,), (2, 3)):
+        index = 0 if shape is None else xp.asarray(np.zeros(shape), "int32")
+        state = cmsched.init(plan, x, index=index)
+        for point, after in zip(plan.points, plan.grid.points[1:], strict=True):
+            for z in cmsched.draw(plan, state, PATH) or ():
+                along = increment((point.lam, after.lam))
+                np.testing.assert_allclose(xp.numpy(z), along, rtol=0, atol=1e-12)
+            output = model(*cmsched.model_input(plan, state))
+            state = cmsched.step(plan, state, output, rng=PATH)
+        np.testing.assert_allclose(xp.numpy(state.sample), expected, rtol=1e-9, atol=1e-12)
+    table = cmsched.sample(model, plan.on(x), x, rng=PATH)
+    np.testing.assert_allclose(xp.numpy(table), expected, rtol=1e-9, atol=1e-12)
+
+
+@needs_jax
+def test_a_path_in_a_jax_loop():
+    import jax
+    import jax.numpy as jnp
+
+    plan = a_plan("euler_ancestral", n=3)
+    model = network(jnp, plan.prediction)
+    x = jnp.zeros((2, 3), jnp.float32)
+    expected = cmsched.run(model, plan, x, rng=PATH)
+    for unroll in (False, True):
+        loop = jax.jit(lambda x, u=unroll: cmsched.sample(model, plan, x, rng=PATH, unroll=u))
+        np.testing.assert_allclose(loop(x), expected, rtol=0, atol=2e-5)
+
+
+@needs_torch
+@pytest.mark.parametrize("array", [False, True])
+def test_a_path_in_a_torch_graph(array):
+    import torch
+
+    torch.compiler.reset()
+    plan = a_plan("euler_ancestral", n=3)
+    x = torch.zeros(2, 3)
+    state = cmsched.init(plan, x, index=torch.tensor(1) if array else 0)
+    recipe = plan.on(x) if array else plan
+    compiled = torch.compile(
+        lambda s, x: cmsched.step(recipe, s, x, rng=PATH).sample, fullgraph=True, backend="eager"
+    )
+    expected = cmsched.step(plan, state, x, rng=PATH).sample
+    torch.testing.assert_close(compiled(state, x), expected, rtol=0, atol=1e-5)
+
+
+def ends_of(sampler, options, n, rng, data=Gaussian()):  # noqa: B008
+    """Samples of Gaussian data, from the exact denoiser, in n uneven steps."""
+    schedule = VPSDE()
+    plan = make_plan(sampler, grid_between(schedule, n), Prediction("sample"), options)
+
+    def model(x, t):
+        at = schedule.at(t=float(t))
+        gain = at.alpha * data.std**2 / data.spread(at) ** 2
+        return gain * x + data.mean * (1 - gain * at.alpha)
+
+    return cmsched.sample(model, plan, Rng(0).normal((1, 200), dtype="float64"), rng=rng)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options"),
+    [
+        ("euler_ancestral", {}),
+        ("dpmpp_multistep", {"eta": 1.0, "solver_order": 2}),
+    ],
+    ids=str,
+)
+def test_more_steps_on_one_path_converge_to_one_sample(sampler, options):
+    """The strong order is more than one half; independent draws go on to another sample each."""
+
+    def errors(rng):
+        *coarse, fine = (ends_of(sampler, options, n, rng) for n in (8, 32, 256))
+        return [np.sqrt(np.mean((x - fine) ** 2)) for x in coarse]
+
+    first, second = errors(PATH)
+    assert first < 0.3
+    assert second < 0.4 * first  # 0.5 is order one half
+    assert min(errors(Rng(6))) > 0.5
 
 
 # in traces
@@ -468,7 +748,7 @@ class TestTorch:
     def test_operator_is_well_formed(self):
         import torch
 
-        arguments = ([0, 6], None, 1, [2, 3], torch.float32, torch.device("cpu"), 0)
+        arguments = ([0, 6], None, 1, False, [2, 3], torch.float32, torch.device("cpu"), 0)
         torch.library.opcheck(
             torch.ops.cmsched.normals.default, (*arguments, torch.tensor(1)), test_utils=(
                 "test_schema", "test_faketensor"))  # fmt: skip

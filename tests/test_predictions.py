@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cmsched import convert
 from cmsched.predictions import PREDICTION_TYPES, Prediction, output_from_x0
-from cmsched.schedules import VPSDE, Betas, Flow, Logarithmic, Point
+from cmsched.schedules import VPSDE, Betas, Cosine, Flow, Logarithmic, Point, TrigFlow
 
 FRAMES = ("vp", "ve", "flow")
 lams = st.floats(-8.0, 8.0)
@@ -30,9 +31,17 @@ def perfect(kind, at, sigma_data=0.5, sigma_min=0.0):
         "v_prediction": a * noises - s * x0s,
         "flow_prediction": noises - x0s,
         "score": -noises / at.sigma,
+        "scaled_score": -noises,
+        "trigflow": trigflow(at, sigma_data),
         "edm": (x0s - skip * x / at.alpha) / out,
         "consistency": (x0s - skip * x / at.alpha) / out,
     }[kind]
+
+
+def trigflow(at, data):
+    """cos(t) z - sin(t) x0, z = data * eps, at the t where tan(t) z / x0 has the level's ratio."""
+    t = math.atan2(at.sigma, data * at.alpha)
+    return math.cos(t) * data * noises - math.sin(t) * x0s
 
 
 @pytest.mark.parametrize("kind", PREDICTION_TYPES)
@@ -100,6 +109,14 @@ def test_a_frame_is_only_a_frame(kind, t):
         np.testing.assert_allclose(other, x0s, rtol=1e-10, atol=1e-12 * (1 + at.ratio))
 
 
+@given(t=st.floats(0.0, 1.57), data=st.floats(0.1, 2.0))
+def test_trigflow_in_its_own_coordinates(t, data):
+    """x0 = cos(t) x - sin(t) m (arXiv:2410.11081, eq. 3, with m = sigma_data F)."""
+    p, q = Prediction("trigflow", sigma_data=data).linear(TrigFlow(sigma_data=data).at(t=t))
+    assert p == pytest.approx(math.cos(t), rel=1e-9)
+    assert q == pytest.approx(-math.sin(t), rel=1e-12)
+
+
 @given(low=st.floats(1e-4, 0.1), data=st.floats(0.1, 2.0))
 def test_consistency_boundary_condition(low, data):
     """c_skip = 1 and c_out = 0 at sigma_min: there the function is the identity."""
@@ -117,22 +134,27 @@ def test_lcm_boundary_condition():
     assert Prediction().boundary(Point(7.0, 0.9, 0.1)) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "score", "edm", "consistency"])
+@pytest.mark.parametrize("kind", ["epsilon", "score", "scaled_score"])
 def test_nothing_is_known_of_x0_at_alpha_zero(kind):
     for at in (Flow().at(sigma=1.0), Betas(rescale_betas_zero_snr=True).at(t=999)):
         with pytest.raises(ValueError, match=f"'{kind}' does not determine x0 .*v_prediction"):
             Prediction(kind).linear(at)
 
 
-@pytest.mark.parametrize("kind", ["sample", "v_prediction", "flow_prediction"])
+KNOWING = ["sample", "v_prediction", "flow_prediction", "edm", "consistency", "trigflow"]
+
+
+@pytest.mark.parametrize("kind", KNOWING)
 def test_these_know_x0_at_alpha_zero(kind):
     at = Flow().at(sigma=1.0)
     p, q = Prediction(kind).linear(at)
-    m = {"sample": x0s, "v_prediction": -x0s, "flow_prediction": noises - x0s}[kind]
+    scaled = x0s / 0.5  # c_skip = 0 and c_out = sigma_data at infinite noise
+    said = [x0s, -x0s, noises - x0s, scaled, scaled, -x0s]
+    m = dict(zip(KNOWING, said, strict=True))[kind]
     np.testing.assert_allclose(p * noises + q * m, x0s, rtol=1e-15)
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow_prediction", "edm"])
+@pytest.mark.parametrize("kind", [k for k in PREDICTION_TYPES if k != "consistency"])
 def test_no_output_makes_an_estimate_at_sigma_zero(kind):
     at = VPSDE().point(0.0, 0.0)
     assert Prediction(kind).linear(at) == (1.0, 0.0)
@@ -167,3 +189,118 @@ def test_errors(fields, kind, text):
 def test_plain_data():
     prediction = Prediction("edm", threshold=(0.9, 2.0), sigma_min=0.1, timestep_scaling=10.0)
     assert Prediction(**prediction.to_dict()) == prediction
+
+
+# conversions
+
+CLOSED = {
+    ("epsilon", "sample"): lambda m, x, a, s: (x - s * m) / a,
+    ("epsilon", "v_prediction"): lambda m, x, a, s: (m - s * x) / a,
+    ("epsilon", "flow_prediction"): lambda m, x, a, s: ((a + s) * m - x) / a,
+    ("epsilon", "score"): lambda m, x, a, s: -m / s,
+    ("sample", "epsilon"): lambda m, x, a, s: (x - a * m) / s,
+    ("sample", "v_prediction"): lambda m, x, a, s: (a * x - m) / s,
+    ("sample", "score"): lambda m, x, a, s: (a * m - x) / s**2,
+    ("v_prediction", "sample"): lambda m, x, a, s: a * x - s * m,
+    ("v_prediction", "epsilon"): lambda m, x, a, s: s * x + a * m,
+    ("score", "sample"): lambda m, x, a, s: (x + s**2 * m) / a,  # Tweedie's formula
+    ("flow_prediction", "sample"): lambda m, x, a, s: (x - s * m) / (a + s),
+    ("flow_prediction", "epsilon"): lambda m, x, a, s: (x + a * m) / (a + s),
+}
+SCHEDULES = [VPSDE(), Betas(), Cosine(), Flow(), Logarithmic(), VPSDE(frame="ve", sigma_data=1.0)]
+
+
+@pytest.mark.parametrize(("source", "target"), CLOSED)
+@given(t=st.floats(0.05, 0.95), m=st.floats(-3, 3), x=st.floats(-3, 3))
+def test_conversions_in_closed_form(source, target, t, m, x):
+    at = Cosine().at(t=t)
+    expected = CLOSED[source, target](m, x, at.alpha, at.sigma)
+    got = convert(np.array([m]), np.array([x]), at, source, target)
+    assert got[0] == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("source", PREDICTION_TYPES)
+@pytest.mark.parametrize("target", PREDICTION_TYPES)
+@given(lam=st.floats(-5.0, 5.0), schedule=st.sampled_from(SCHEDULES))
+def test_every_conversion_there_and_back(source, target, lam, schedule):
+    """What a perfect network of one kind says, as what one of the other kind would say."""
+    at = schedule.at(lam=lam)
+    x = at.alpha * x0s + at.sigma * noises
+    m, expected = (perfect(kind, at) for kind in (source, target))
+    got = convert(m, x, at, source, target)
+    size = (1 + math.exp(abs(lam))) ** 2
+    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-13 * size)
+    np.testing.assert_allclose(convert(got, x, at, target, source), m, rtol=1e-9, atol=1e-12 * size)
+
+
+DTYPES = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("per", ["point", "number", "row", "element"])
+def test_conversions_on_arrays(xp, dtype, per):
+    """One level for all, one per sample or one per element; dtype and framework are kept."""
+    if not hasattr(xp.xp, dtype):
+        return
+    rng = np.random.default_rng(2)
+    m, x = rng.normal(size=(2, 3, 4, 5))
+    times = {"row": [0.3, 0.5, 0.9], "element": rng.uniform(0.2, 0.8, (3, 4, 5))}.get(per, 0.4)
+    angle = np.asarray(times) * math.pi / 2
+    alpha, sigma = np.cos(angle), np.sin(angle)
+    if per == "point":
+        at = Cosine().at(t=0.4)
+    else:
+        at = tuple(xp.asarray(level, dtype) for level in (alpha, sigma))
+    output, sample = xp.asarray(m, dtype), xp.asarray(x, dtype)
+    if per == "row":
+        alpha, sigma = alpha[:, None, None], sigma[:, None, None]
+    for (source, target), formula in CLOSED.items():
+        got = convert(output, sample, at, source, target)
+        assert got.dtype == sample.dtype
+        assert type(got) is type(sample)
+        expected = formula(m, x, alpha, sigma)
+        error = np.max(np.abs(xp.numpy(got) - expected)) / np.max(np.abs(expected))
+        assert error < DTYPES[dtype], (source, target, error)
+
+
+def test_conversions_with_their_own_scalings():
+    """EDM's network (arXiv:2206.00364) and a TrigFlow one are the same but for a sign and scale."""
+    at, x = Logarithmic().at(ratio=3.0), np.array([0.4, -2.0])
+    m = np.array([0.3, 0.9])
+    for data in (0.5, 1.3):
+        edm, trig = (Prediction(kind, sigma_data=data) for kind in ("edm", "trigflow"))
+        np.testing.assert_allclose(convert(m, x, at, edm, trig), -data * m, rtol=1e-13)
+    assert np.any(convert(m, x, at, "edm", "sample") != convert(m, x, at, edm, "sample"))
+
+
+x = np.ones((2, 3))
+AT = VPSDE().at(t=0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "text"),
+    [
+        ((x, x, AT, "epsilom", "sample"), ValueError, "did you mean 'epsilon'"),
+        ((x, x, AT, "epsilon", "v"), ValueError, "prediction_type='v' is not one of"),
+        ((x, x[:1], AT, "epsilon", "sample"), ValueError, "output has shape"),
+        ((x, [1.0], AT, "epsilon", "sample"), TypeError, "sample"),
+        ((x.astype(int), x, AT, "epsilon", "sample"), TypeError, "output has dtype int"),
+        ((x, x, (0.5, 0.5), "epsilon", "sample"), TypeError, "alpha"),
+        ((x, x, (x[:, 0], None), "epsilon", "sample"), TypeError, "sigma"),
+        ((x, x, (x[:, :2], x), "epsilon", "sample"), ValueError, r"alpha has shape \(2, 2\)"),
+        ((x, x, (x[None], x), "epsilon", "sample"), ValueError, r"shape \(2,\)"),
+        ((x, x, Flow().at(sigma=1.0), "epsilon", "sample"), ValueError, "where alpha is 0"),
+        ((x, x, VPSDE().point(0, 0), "sample", "epsilon"), ValueError, "where sigma is 0"),
+        ((x, x, VPSDE().point(0, 0), "epsilon", "score"), ValueError, "where sigma is 0"),
+    ],
+)
+def test_conversion_errors(arguments, kind, text):
+    with pytest.raises(kind, match=text):
+        convert(*arguments)
+
+
+def test_a_conversion_to_itself_is_the_output():
+    """Also where it says nothing else."""
+    for at in (Flow().at(sigma=1.0), VPSDE().point(0.0, 0.0)):
+        for kind in PREDICTION_TYPES:
+            assert convert(2 * x, x, at, kind, kind).tolist() == (2 * x).tolist()

@@ -9,24 +9,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmsched.samplers.multistep import differences, remainder, weights
+from cmsched.samplers.formulas import differences, remainder, weights
 from cmsched.schedules import (
     BETA_SCHEDULES,
     SCHEDULES,
     VESDE,
     VPSDE,
     Betas,
+    Cosine,
     Flow,
     Logarithmic,
     Point,
     Schedule,
+    TrigFlow,
     betas,
     make_schedule,
     rescale_zero_terminal_snr,
 )
 
-FRAMES = ("vp", "ve", "flow")
-CONTINUOUS = [VPSDE, Flow, VESDE, Logarithmic]
+FRAMES = ("vp", "ve", "flow", "trig")
+CONTINUOUS = [VPSDE, Flow, VESDE, Logarithmic, Cosine, TrigFlow]
 levels = st.floats(-7.0, 7.0)  # lam
 
 
@@ -169,11 +171,14 @@ def test_beyond_the_table():
 @given(lam=levels, sigma_data=st.sampled_from([0.0, 0.5]))
 def test_frames(curve, frame, lam, sigma_data):
     """What the frames promise of alpha and sigma, at any level."""
+    if curve is TrigFlow or frame == "trig":
+        sigma_data = sigma_data or 2.0
     point = curve(frame=frame, sigma_data=sigma_data).at(lam=lam)
     promised = {
         "vp": point.alpha**2 + point.sigma**2,
         "ve": point.alpha,
         "flow": point.alpha + point.sigma,
+        "trig": point.alpha**2 + (point.sigma / (sigma_data or 1.0)) ** 2,
     }[frame]
     assert promised == pytest.approx(1.0, rel=1e-15)
     assert point.lam == pytest.approx(lam, abs=1e-14)
@@ -188,7 +193,7 @@ def test_frames(curve, frame, lam, sigma_data):
 @given(lam=st.floats(-3.9, 4.5))
 def test_round_trips(curve, frame, lam):
     """A level may be named by its time, sigma, lam or ratio."""
-    schedule = curve(frame=frame)
+    schedule = curve(frame=frame, sigma_data=0.5)
     point = schedule.at(lam=lam)
     for name in ("t", "sigma", "lam", "ratio"):
         again = schedule.at(**{name: getattr(point, name)})
@@ -229,6 +234,41 @@ def test_flow(t):
     assert Flow().at(t=1000.0) == Point(1000.0, 0.0, 1.0)
 
 
+@given(t=st.floats(0.0, 1.0))
+def test_cosine(t):
+    """cos and sin of pi t / 2, with all digits of alpha next to the end."""
+    point = Cosine().at(t=t)
+    with mpmath.workdps(40):
+        angle = mpmath.pi * mpmath.mpf(t) / 2
+        assert point.alpha == pytest.approx(float(mpmath.cos(angle)), rel=1e-14)
+        assert point.sigma == pytest.approx(float(mpmath.sin(angle)), rel=1e-14)
+    assert Cosine().at(ratio=point.ratio).t == pytest.approx(t, rel=1e-14)
+
+
+@given(t=st.floats(0.0, 1.57), data=st.floats(0.1, 3.0))
+def test_trigflow(t, data):
+    """x = cos(t) x0 + sin(t) z where z has the data's spread; the network sees x / sigma_data."""
+    point = TrigFlow(sigma_data=data).at(t=t)
+    assert point.alpha == pytest.approx(math.cos(t), rel=1e-9)
+    assert point.sigma == pytest.approx(data * math.sin(t), rel=1e-12)
+    assert point.scale == pytest.approx(1 / data, rel=1e-12)
+    assert TrigFlow(sigma_data=data).at(sigma=point.sigma).t == pytest.approx(t, abs=1e-7)
+    for frame in ("vp", "ve", "flow"):  # the same network input in every frame
+        other = TrigFlow(frame=frame, sigma_data=data).at(t=t)
+        for name in ("alpha", "sigma"):
+            seen = [p.scale * getattr(p, name) for p in (point, other)]
+            assert seen[0] == pytest.approx(seen[1], rel=1e-12)
+
+
+def test_a_quarter_turn():
+    """All noise, also where pi / 2 is written with five decimals."""
+    for schedule, t in ((Cosine(), 1.0), (TrigFlow(), math.pi / 2), (TrigFlow(), 1.5708)):
+        at = schedule.at(t=t)
+        assert (at.alpha, at.sigma) == (0.0, schedule.top)
+        assert schedule.at(sigma=schedule.top).t == pytest.approx(t, abs=1e-5)
+    assert TrigFlow().at(sigma=0.5).scale == 2.0
+
+
 @pytest.mark.parametrize("factor", [0.25, 250.0])
 @given(ratio=st.floats(1e-4, 1e4))
 def test_logarithmic(factor, ratio):
@@ -251,6 +291,8 @@ def test_logarithmic(factor, ratio):
         Logarithmic(factor=250.0, sigma_data=0.7),
         VPSDE(beta_max=17.0, frame="flow"),
         VESDE(sigma_max=348.0),
+        Cosine(frame="flow"),
+        TrigFlow(sigma_data=0.7),
     ],
     ids=repr,
 )
@@ -303,7 +345,7 @@ def test_an_own_schedule():
             ValueError,
             "num_train_timesteps=2",
         ),
-        (lambda: Flow(frame="flwo"), ValueError, "vp, ve, flow; did you mean 'flow'"),
+        (lambda: Flow(frame="flwo"), ValueError, "vp, ve, flow, trig; did you mean 'flow'"),
         (lambda: Flow(sigma_data=-1.0), ValueError, "sigma_data"),
         (lambda: Flow(num_train_timesteps=0), ValueError, "at least 1"),
         (lambda: Betas(num_train_timesteps=10.0), TypeError, "integer, got 10.0"),
@@ -320,6 +362,14 @@ def test_an_own_schedule():
         (lambda: Flow().at(t=1.0, lam=0.0), TypeError, "exactly one"),
         (lambda: VESDE().at(ratio=-1.0), ValueError, "at least 0"),
         (lambda: VESDE().at(lam=-math.inf), ValueError, "ve frame"),
+        (lambda: VPSDE().at(ratio=math.inf), ValueError, "VPSDE never reaches alpha = 0"),
+        (lambda: VESDE(frame="vp").at(ratio=math.inf), ValueError, "never reaches alpha = 0"),
+        (lambda: Cosine().at(t=1.1), ValueError, r"outside \[0, 1\]"),
+        (lambda: TrigFlow().at(t=-0.1), ValueError, r"outside \[0, 1.5708\]"),
+        (lambda: TrigFlow().at(sigma=0.6), ValueError, r"\[0, 0.5\] in the trig frame"),
+        (lambda: TrigFlow(frame="vp", sigma_data=0.0), ValueError, "TrigFlow needs a sigma_data"),
+        (lambda: TrigFlow(sigma_data=0.0), ValueError, "trig. needs a sigma_data above 0; 0.5"),
+        (lambda: Flow(frame="trig"), ValueError, "sigma_data above 0"),
         (lambda: Point(0.0, math.nan, 1.0), ValueError, "finite"),
         (lambda: Point(0.0, 0.0, 0.0), ValueError, "both 0"),
     ],

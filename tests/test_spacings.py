@@ -11,9 +11,35 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cmsched.schedules import VPSDE, Betas, Flow
-from cmsched.spacings import RAMPS, TIMESTEPS, Grid, Walk, check_count, decreasing, timesteps
+from cmsched.schedules import (
+    BETA_SCHEDULES,
+    SCHEDULES,
+    VESDE,
+    VPSDE,
+    Betas,
+    Cosine,
+    Flow,
+    Logarithmic,
+    make_schedule,
+)
+from cmsched.spacings import (
+    HIGHEST,
+    RAMPS,
+    SHIFTS,
+    TIMES,
+    TIMESTEPS,
+    Grid,
+    Walk,
+    check_count,
+    check_spacing,
+    decreasing,
+    place,
+    shifted,
+    stretched,
+    timesteps,
+)
 
+BETWEEN = [name for name in RAMPS if len(check_spacing(name, {})) == 2]  # ramps with both ends
 levels = st.tuples(st.floats(0.01, 1.0), st.floats(1.5, 200.0))
 
 
@@ -123,7 +149,131 @@ def test_beta(ends, n):
     np.testing.assert_allclose(shares, [1 - i / (n - 1) for i in range(n)], atol=1e-6)
 
 
-@pytest.mark.parametrize("ramp", RAMPS)
+def test_kinds_of_ramps():
+    """A ramp has two ends, or goes from one to 0, or is a table or a curve with its own."""
+    heeded = {name: sorted(check_spacing(name, {})) for name in RAMPS}
+    assert heeded.pop("linear_quadratic") == ["sigma_max"]
+    own = {"ipndm", "ays_sd15", "ays_sdxl", "ays_svd"}
+    assert {name for name, ends in heeded.items() if not ends} == own
+    assert set(BETWEEN) == heeded.keys() - own
+
+
+@given(ends=levels, n=st.integers(2, 60), rho=st.floats(0.3, 8.0))
+def test_polyexponential(ends, n, rho):
+    """The rho-th root of the place of log sigma between its ends is even."""
+    low, high = ends
+    got = RAMPS["polyexponential"](n, high, low, rho=rho)
+    place = np.log(got / low) / math.log(high / low)
+    np.testing.assert_allclose(place, np.linspace(1, 0, n) ** rho, atol=1e-12)
+    np.testing.assert_allclose(
+        RAMPS["polyexponential"](n, high, low), RAMPS["exponential"](n, high, low), rtol=1e-12
+    )
+
+
+@given(ends=levels, n=st.integers(2, 60), mu=st.floats(-1, 1), beta=st.floats(0.2, 2.0))
+def test_laplace(ends, n, mu, beta):
+    """The share of the Laplace distribution of log sigma below each level is an even ramp."""
+    from scipy.stats import laplace
+
+    low, high = ends
+    got = RAMPS["laplace"](n, high, low, mu=mu, beta=beta)
+    shares = laplace.cdf(np.log(got), loc=mu, scale=beta)
+    first, last = (laplace.cdf(math.log(v), loc=mu, scale=beta) for v in ends[::-1])
+    np.testing.assert_allclose(shares, np.linspace(first, last, n), rtol=1e-11)
+
+
+@given(n=st.integers(2, 200))
+def test_laplace_as_published(n):
+    """mu - b sgn(1/2 - x) log(1 - 2 |1/2 - x| + 1e-5), where nothing is clamped."""
+    high = math.exp(-0.5 * math.log(1e-5))
+    got = RAMPS["laplace"](n, high, 1 / high)
+    for i, level in enumerate(got):
+        away = 0.5 - i / (n - 1)
+        log = -0.5 * math.copysign(1, away) * math.log(1 - 2 * abs(away) + 1e-5)
+        assert math.log(level) == pytest.approx(log, abs=2e-5)
+
+
+@given(ends=levels, n=st.integers(2, 60))
+def test_kl_optimal(ends, n):
+    low, high = ends
+    got = RAMPS["kl_optimal"](n, high, low)
+    for i in range(n):
+        part = i / (n - 1)
+        level = math.tan(part * math.atan(low) + (1 - part) * math.atan(high))
+        assert got[i] == pytest.approx(level, rel=1e-11)
+    far = RAMPS["kl_optimal"](3, 1e12, 1e-12)  # no digits are lost at either end
+    np.testing.assert_allclose(far, [1e12, 1.0, 1e-12], rtol=1e-12)
+
+
+@given(n=st.integers(2, 60), least=st.floats(1e-3, 0.1), slope=st.floats(5.0, 40.0))
+def test_vp(n, least, slope):
+    """sqrt(e^(beta_d t^2 / 2 + beta_min t) - 1) at even t from 1 to least."""
+
+    def level(t):
+        return math.sqrt(math.expm1(slope * t * t / 2 + 0.2 * t))
+
+    got = RAMPS["vp"](n, level(1.0), level(least), beta_d=slope, beta_min=0.2)
+    expected = [level(t) for t in np.linspace(1, least, n)]
+    np.testing.assert_allclose(got, expected, rtol=1e-10)
+
+
+@given(n=st.integers(2, 60), threshold=st.floats(0.005, 0.3), data=st.data())
+def test_linear_quadratic(n, threshold, data):
+    """Even up to the threshold; then a parabola with that slope there, which meets 1 at n."""
+    even = data.draw(st.integers(1, n - 1))
+    got = RAMPS["linear_quadratic"](n, 3.0, threshold=threshold, linear_steps=even) / 3.0
+    done = 1 - got
+    np.testing.assert_allclose(done[: even + 1], np.arange(even + 1) * threshold / even, atol=1e-15)
+    rest = np.array([*done[even:], 1.0])
+    if len(rest) > 2:
+        bend = np.diff(rest, 2)
+        np.testing.assert_allclose(bend, bend[0], atol=1e-12)
+        first = rest[1] - rest[0] - bend[0] / 2
+        assert first == pytest.approx(threshold / even, abs=1e-12)
+    half = RAMPS["linear_quadratic"](n, 3.0, linear_steps=n // 2)
+    np.testing.assert_array_equal(RAMPS["linear_quadratic"](n, 3.0), half)
+
+
+@given(n=st.integers(1, 60))
+def test_ipndm(n):
+    """On the cosine curve: sigma = sin(pi s / 2)^2, even in s."""
+    for i, point in enumerate(place("ipndm", n, Cosine())):
+        sigma = math.sin(math.pi / 2 * (1 - i / n)) ** 2
+        assert point.sigma == pytest.approx(sigma, rel=1e-13)
+        alpha = math.sqrt((1 - sigma) * (1 + sigma))
+        assert point.alpha == pytest.approx(alpha, rel=1e-7, abs=1e-13)
+        assert point.t == pytest.approx(2 / math.pi * math.atan2(sigma, alpha), abs=1e-8)
+
+
+def test_align_your_steps():
+    """Ten steps are the table, sigmas of the timesteps that the paper's page prints."""
+    latent = Betas(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    for name, times in (
+        ("ays_sd15", [999, 850, 736, 645, 545, 455, 343, 233, 124, 24]),
+        ("ays_sdxl", [999, 845, 730, 587, 443, 310, 193, 116, 53, 13]),
+    ):
+        got = [p.t for p in place(name, 10, latent)]
+        np.testing.assert_allclose(got, times, atol=0.1)
+    np.testing.assert_allclose(RAMPS["ays_svd"](10)[[0, 1, -1]], [700, 54.5, 0.034], rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["ays_sd15", "ays_sdxl", "ays_svd"])
+@given(n=st.integers(1, 90))
+def test_resampled_tables(name, n):
+    """Log-linear in the table: levels lie on the broken line through it."""
+    table = [*RAMPS[name](10), {"ays_svd": 0.002}.get(name, 0.0291671582)]
+    got = RAMPS[name](n)
+    assert got.shape == (n,)
+    for i, level in enumerate(got):
+        where = Fraction(10 * i, n)
+        low = int(where)
+        w = float(where - low)
+        assert math.log(level) == pytest.approx(
+            (1 - w) * math.log(table[low]) + w * math.log(table[low + 1]), abs=1e-12
+        )
+
+
+@pytest.mark.parametrize("ramp", BETWEEN)
 @given(ends=levels, n=st.integers(1, 50))
 def test_ramps(ramp, ends, n):
     """n levels, strictly decreasing, both ends reached."""
@@ -136,7 +286,7 @@ def test_ramps(ramp, ends, n):
         assert got[-1] == pytest.approx(low, rel=1e-12)
 
 
-@pytest.mark.parametrize("ramp", RAMPS)
+@pytest.mark.parametrize("ramp", BETWEEN)
 @pytest.mark.parametrize(
     ("n", "high", "low"),
     [(5, 1.0, 2.0), (5, 1.0, 1.0), (5, math.inf, 1.0), (5, 1.0, -1.0), (0, 2.0, 1.0)],
@@ -144,6 +294,165 @@ def test_ramps(ramp, ends, n):
 def test_ramp_errors(ramp, n, high, low):
     with pytest.raises(ValueError, match=r"noise levels|at least 1"):
         RAMPS[ramp](n, high, low)
+
+
+# any spacing on any schedule
+
+PLACED = {name: make_schedule(name) for name in (*BETA_SCHEDULES, *SCHEDULES)} | {
+    "zero_snr": Betas(rescale_betas_zero_snr=True),
+    "zero_snr_cosine": Betas(rescale_betas_zero_snr=True, beta_schedule="squaredcos_cap_v2"),
+    "few": Betas(trained_betas=(0.1, 0.2, 0.3, 0.3, 0.4), num_train_timesteps=5),
+    "one": Betas(num_train_timesteps=1),
+    "latent_ve": Betas(frame="ve", sigma_data=1.0, beta_start=0.00085, beta_end=0.012),
+    "cosine_flow": Cosine(frame="flow"),
+    "sde_flow": VPSDE(frame="flow"),
+}
+
+
+@pytest.mark.parametrize("spacing", [*TIMES, *RAMPS])
+@given(name=st.sampled_from(list(PLACED)), n=st.integers(1, 1100))
+def test_no_two_points_are_equal(spacing, name, n):
+    """n different points, noisiest first, none at the end; or one sentence."""
+    schedule = PLACED[name]
+    try:
+        points = place(spacing, n, schedule)
+    except ValueError as error:
+        text = str(error)
+        assert "\n" not in text and ". " not in text.replace("... ", "")
+        few = getattr(schedule, "num_train_timesteps", 1000)
+        assert n > 1 and few == 1 or n > few - 2 or "infinite" in text, text
+        return
+    assert len(points) == n
+    ratios = [p.ratio for p in points]
+    assert all(a > b > 0 for a, b in itertools.pairwise(ratios)), ratios
+    assert ratios[-1] > 0
+    times = [p.t for p in points]
+    if not spacing.startswith("ays_"):  # tables of another schedule's levels, beyond this one's
+        assert all(a >= b for a, b in itertools.pairwise(times))
+
+
+@pytest.mark.parametrize("spacing", TIMES)
+@given(n=st.integers(1, 300), train=st.integers(400, 1500))
+def test_times_of_continuous_schedules(spacing, n, train):
+    """Training step k is k steps of an even ramp over the schedule's span."""
+    for schedule in (VPSDE(), VESDE(), Cosine(), Logarithmic(), Flow(num_train_timesteps=train)):
+        top, low = schedule.span
+        steps = timesteps(spacing, n, train, whole=None)
+        expected = [low + k / (train - 1) * (top - low) for k in steps]
+        got = [p.t for p in place(spacing, n, schedule, train=train)]
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+
+
+@given(n=st.integers(1, 500))
+def test_flow_grids_of_pipelines(n):
+    """sigmas linspace(1, 1 / n, n) are trailing, linspace(1, 1 / N, n) linspace."""
+    got = [p.sigma for p in place("trailing", n, Flow())]
+    np.testing.assert_allclose(got, np.linspace(1, 1 / n, n), rtol=1e-9)
+    if n > 1:
+        got = [p.sigma for p in place("linspace", n, Flow())]
+        np.testing.assert_allclose(got, np.linspace(1, 0.001, n), rtol=1e-9)
+
+
+@pytest.mark.parametrize("spacing", ["normal", "sgm_uniform"])
+@given(n=st.integers(2, 400))
+def test_log_linear_times(spacing, n):
+    """Between training steps log sigma is linear in t."""
+    schedule, extra = Betas(), spacing == "sgm_uniform"
+    for i, point in enumerate(place(spacing, n, schedule)):
+        t = 999 - 999 * i / (n - 1 + extra)
+        low = min(int(t), 998)
+        a, b = np.log(schedule.ratios[low : low + 2])
+        assert math.log(point.ratio) == pytest.approx(a + (t - low) * (b - a), abs=1e-9)
+        assert point.t == pytest.approx(t, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "n", "expected"),
+    [
+        ("simple", 3, [999, 666, 333]),
+        ("simple", 7, [999, 857, 714, 571, 428, 285, 142]),
+        ("ddim_uniform", 4, [751, 501, 251, 1]),
+        ("ddim_uniform", 1, [1]),
+        ("normal", 1, [999]),
+        ("normal", 4, [999, 666, 333, 0]),
+        ("sgm_uniform", 3, [999, 666, 333]),
+        ("sgm_uniform", 1, [999]),
+        ("linspace", 3, [999, 499.5, 0]),
+        ("trailing", 3, [999, 666, 332]),
+    ],
+)
+def test_printed_points(spacing, n, expected):
+    assert [p.t for p in place(spacing, n, Betas())] == pytest.approx(expected, abs=1e-9)
+
+
+def test_ends_of_ramps():
+    """The schedule's own, or those given; sigma in the flow frame, else sigma / alpha."""
+    flow = [p.sigma for p in place("karras", 5, Flow())]
+    assert (flow[0], flow[-1]) == (1.0, pytest.approx(0.001))
+    flow = [p.sigma for p in place("karras", 5, Flow(), sigma_max=0.9, sigma_min=0.1)]
+    assert (flow[0], flow[-1]) == pytest.approx((0.9, 0.1))
+    for schedule in (Betas(rescale_betas_zero_snr=True), Cosine()):
+        assert place("exponential", 5, schedule)[0].ratio == pytest.approx(HIGHEST)
+        given_one = place("exponential", 5, schedule, sigma_max=80.0)
+        assert given_one[0].ratio == pytest.approx(80.0)
+    assert place("ipndm", 4, Betas())[0].alpha == 0.0
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "text"),
+    [
+        (lambda: place("karas", 4, Betas()), ValueError, "did you mean 'karras'"),
+        (lambda: place("karras", 0, Betas()), ValueError, "num_inference_steps must be at least 1"),
+        (lambda: place("ays_sd15", 0, Betas()), ValueError, "must be at least 1, got 0"),
+        (lambda: place("karras", 4, Betas(), mu=1.0), TypeError, "'karras' has no option 'mu'"),
+        (lambda: place("laplace", 4, Betas(), betta=1.0), TypeError, "did you mean 'beta'"),
+        (lambda: place("karras", 4, Betas(), rho="7"), TypeError, "rho must be a number"),
+        (lambda: place("karras", 4, Betas(), rho=-7), ValueError, "rho must be a positive"),
+        (lambda: place("laplace", 4, Betas(), mu=math.nan), ValueError, "mu must be"),
+        (lambda: place("trailing", 4, Betas(), rho=2.0), TypeError, "has no option 'rho'"),
+        (lambda: place("karras", 4, Betas(), sigma_max=1e-3), ValueError, "must go down"),
+        (lambda: place("polyexponential", 90, Betas(), rho=40.0), ValueError, "90 polyexp.* levels are not"),
+        (lambda: place("simple", 1001, Betas()), ValueError, "not all different; use fewer"),
+        (lambda: place("ddim_uniform", 1000, Betas()), ValueError, "starts at timestep 1000"),
+        (lambda: place("ddim_uniform", 1001, Betas()), ValueError, "at least 1001 training"),
+        (lambda: place("linear_quadratic", 4, Flow(), linear_steps=4), ValueError, "more than 3"),
+        (lambda: place("linear_quadratic", 9, Flow(), threshold=7.0), ValueError, "all different"),
+        (lambda: place("ipndm", 4, VESDE()), ValueError, "infinite at t=.* ve frame"),
+        (lambda: place("ipndm", 4, VPSDE()), ValueError, "VPSDE never reaches alpha = 0"),
+        (lambda: stretched([1.0, 1.0], 0.1), ValueError, "cannot be stretched to end at 0.1"),
+        (lambda: stretched([1.0, 0.5], 1.0), ValueError, "cannot be stretched to end at 1;"),
+    ],
+)
+def test_placing_errors(call, kind, text):
+    with pytest.raises(kind, match=text):
+        call()
+
+
+# flow shifts
+
+
+@given(sigma=st.floats(0.001, 1.0), shift=st.floats(0.1, 30.0))
+def test_shifted(sigma, shift):
+    """The ratio sigma / (1 - sigma) is multiplied by the shift."""
+    (got,) = shifted([sigma], shift)
+    assert got * (1 - sigma) == pytest.approx(shift * sigma * (1 - got), abs=1e-12)
+
+
+@given(sigma=st.floats(0.001, 0.999), mu=st.floats(0.1, 3.0))
+def test_dynamic_shifts(sigma, mu):
+    """e^mu / (e^mu + 1 / sigma - 1), and the same with mu for e^mu."""
+    for kind, size in (("exponential", math.exp(mu)), ("linear", mu)):
+        (got,) = shifted([sigma], SHIFTS[kind](mu))
+        assert got == pytest.approx(size / (size + 1 / sigma - 1), rel=1e-12)
+
+
+@given(terminal=st.floats(0.0, 0.9), n=st.integers(2, 30))
+def test_stretched(terminal, n):
+    """It ends at the terminal, and keeps 1 and all proportions."""
+    sigmas = np.linspace(1, 0.05, n)
+    got = stretched(sigmas, terminal)
+    assert (got[0], got[-1]) == (1.0, pytest.approx(terminal, abs=1e-15))
+    np.testing.assert_allclose(np.diff(got), np.diff(got)[0], rtol=1e-9)
 
 
 @pytest.mark.parametrize("value", [True, 2.0, "3", None, [4]])

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from cmsched.backends import threefry
+from cmsched.backends import brownian, threefry
 
 Array: TypeAlias = Any
 DType: TypeAlias = Any
@@ -174,8 +174,9 @@ class Backend:
         dtype: DType,
         device: Any,
         counter: tuple[int, Any],
+        uniform: bool = False,
     ) -> Array:
-        """Draw standard normals from the framework's own generator.
+        """Draw standard normals from the framework's own generator, or uniforms in [0, 1).
 
         `counter` is (rank, row); a key without state is folded with it, others ignore it.
         """
@@ -193,8 +194,36 @@ class Backend:
         device: Any,
         counter: tuple[int, Any],
     ) -> Array:
-        """Draw the portable normals of a stream, float32 or float64; `counter` is (rank, row)."""
+        """Draw what a stream is made of, float32 or float64; `counter` is (rank, row)."""
         batch = shape[0] if shape else 1
         high, low = threefry.keys(stream, batch).view(np.int32)
         key = self.xp.asarray(high, device=device), self.xp.asarray(low, device=device)
-        return threefry.normals(self.xp, key, shape, dtype, device, counter)
+        return threefry.normals(self.xp, key, shape, dtype, device, counter, stream.uniform)
+
+    def increments(
+        self,
+        stream: threefry.Stream,
+        shape: tuple[int, ...],
+        dtype: DType,
+        device: Any,
+        times: tuple[Any, Any],
+    ) -> Array:
+        """Draw the unit increments of a stream's Brownian paths between two times, see `brownian`.
+
+        The times are ints, or int32 arrays whose shape begins `shape`.
+        """
+        known = isinstance(times[0], int)
+        total = None
+        for node, height, factor in brownian.increment(*times):
+            if known and height == 0:
+                continue
+            if not known:
+                height = self.xp.reshape(height, threefry.ahead(height.shape, shape))
+                height = self.xp.astype(height, dtype)
+            z = self.normals(stream, shape, dtype, device, (0, node)) * (height * factor)
+            total = z if total is None else total + z
+        length = brownian.cells(*times)
+        if not known:
+            length = self.xp.reshape(length, threefry.ahead(length.shape, shape))
+            length = self.xp.astype(length, dtype)
+        return total / length**0.5

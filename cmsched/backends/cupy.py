@@ -69,9 +69,11 @@ class CupyBackend(Backend):
         dtype: DType,
         device: Any,
         counter: tuple[int, Any],
+        uniform: bool = False,
     ) -> Array:
         """Draw from a cupy.random.Generator."""
-        draw = generator.standard_normal(shape, self.accumulation(dtype))
+        of = generator.random if uniform else generator.standard_normal
+        draw = of(shape, self.accumulation(dtype))
         return draw.astype(dtype, copy=False)
 
     def fresh(self, seed: int, device: Any) -> Any:
@@ -92,7 +94,7 @@ class CupyBackend(Backend):
         current = device or cp.cuda.Device()
         with current:
             key = _device_keys(stream, batch, current.id)
-            return threefry.normals(self.xp, key, shape, dtype, None, counter)
+            return threefry.normals(self.xp, key, shape, dtype, None, counter, stream.uniform)
 
 
 # One pass per term, half precision promoted on the way; the weight is a scalar or an array.

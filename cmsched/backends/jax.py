@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmsched.backends import base, threefry
+from cmsched.backends import base, brownian, threefry
 from cmsched.backends.base import Array, Backend, DType
 
 
@@ -106,10 +106,11 @@ class JaxBackend(Backend):
         dtype: DType,
         device: Any,
         counter: tuple[int, Any],
+        uniform: bool = False,
     ) -> Array:
-        """Draw from the key folded with rank, row and, where rows differ, the sample."""
+        """Draw from the key folded with rank, row and, where rows differ, the place in it."""
         rank, row = counter
-        return _native(generator, rank, self._row(row), shape, np.dtype(dtype))
+        return _native(generator, rank, self._row(row), shape, np.dtype(dtype), uniform)
 
     def fresh(self, seed: int, device: Any) -> Any:
         """Refuse: a key that nobody keeps would make a function that is not pure."""
@@ -130,7 +131,20 @@ class JaxBackend(Backend):
         rank, row = counter
         key = _device_keys(stream, shape[0] if shape else 1)
         draw = _compiled_normals(self._place(device))
-        return draw(key, rank, self._row(row), shape, np.dtype(dtype))
+        return draw(key, rank, self._row(row), shape, np.dtype(dtype), stream.uniform)
+
+    def increments(
+        self,
+        stream: threefry.Stream,
+        shape: tuple[int, ...],
+        dtype: DType,
+        device: Any,
+        times: tuple[Any, Any],
+    ) -> Array:
+        """Draw the unit increments of a stream's Brownian paths, node by node in one loop."""
+        key = _device_keys(stream, shape[0] if shape else 1)
+        a, b = map(self._row, times)
+        return _compiled_increments(self._place(device))(key, a, b, shape, np.dtype(dtype))
 
     def _row(self, row: Any) -> Array:
         # Explicitly, so that a transfer guard is content.
@@ -162,23 +176,47 @@ def _device_keys(stream: threefry.Stream, batch: int) -> Any:
 
 @lru_cache(maxsize=64)
 def _compiled_normals(sharding: Any) -> Any:
-    def normals(key: Any, rank: int, row: Array, shape: tuple[int, ...], dtype: DType) -> Array:
-        return threefry.normals(jnp, key, shape, dtype, None, (rank, row))
+    def normals(
+        key: Any, rank: int, row: Array, shape: tuple[int, ...], dtype: DType, uniform: bool
+    ) -> Array:
+        return threefry.normals(jnp, key, shape, dtype, None, (rank, row), uniform)
 
-    return jax.jit(normals, static_argnums=(1, 3, 4), out_shardings=sharding)
+    return jax.jit(normals, static_argnums=(1, 3, 4, 5), out_shardings=sharding)
 
 
-@partial(jax.jit, static_argnums=(1, 3, 4))
-def _native(key: Any, rank: int, row: Array, shape: tuple[int, ...], dtype: DType) -> Array:
+@lru_cache(maxsize=64)
+def _compiled_increments(sharding: Any) -> Any:
+    def increments(key: Any, a: Array, b: Array, shape: tuple[int, ...], dtype: DType) -> Array:
+        nodes, heights, factors = zip(*brownian.increment(a, b), strict=True)
+        weights = jnp.stack([h.astype(dtype) * f for h, f in zip(heights, factors, strict=True)])
+        weights = weights / jnp.sqrt(brownian.cells(a, b).astype(dtype))
+
+        def add(total: Array, term: tuple[Array, Array]) -> tuple[Array, None]:
+            node, weight = term
+            z = threefry.normals(jnp, key, shape, dtype, None, (0, node))
+            return total + z * weight.reshape(threefry.ahead(weight.shape, shape)), None
+
+        return jax.lax.scan(add, jnp.zeros(shape, dtype), (jnp.stack(nodes), weights))[0]
+
+    return jax.jit(increments, static_argnums=(3, 4), out_shardings=sharding)
+
+
+@partial(jax.jit, static_argnums=(1, 3, 4, 5))
+def _native(
+    key: Any, rank: int, row: Array, shape: tuple[int, ...], dtype: DType, uniform: bool
+) -> Array:
+    of = jax.random.uniform if uniform else jax.random.normal
+
     def fold(row: Array) -> Any:
         return jax.random.fold_in(jax.random.fold_in(key, rank), row)
 
-    def one(row: Array, sample: Array) -> Array:
-        return jax.random.normal(jax.random.fold_in(fold(row), sample), shape[1:], dtype)
+    def one(row: Array, place: Array) -> Array:
+        return of(jax.random.fold_in(fold(row), place), shape[row_axes:], dtype)
 
-    if row.ndim == 0:
-        return jax.random.normal(fold(row), shape, dtype)
-    return jax.vmap(one)(row, jnp.arange(shape[0]))
+    row_axes = row.ndim
+    if row_axes == 0:
+        return of(fold(row), shape, dtype)
+    return jax.vmap(one)(row.ravel(), jnp.arange(row.size)).reshape(shape)
 
 
 BACKEND = JaxBackend("jax.numpy", "jax")

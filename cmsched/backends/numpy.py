@@ -86,9 +86,11 @@ class NumpyBackend(Backend):
         dtype: DType,
         device: Any,
         counter: tuple[int, Any],
+        uniform: bool = False,
     ) -> Array:
         """Draw from a numpy.random.Generator."""
-        draw = generator.standard_normal(shape, self.accumulation(dtype))
+        of = generator.random if uniform else generator.standard_normal
+        draw = of(shape, self.accumulation(dtype))
         return np.asarray(draw, dtype)
 
     def fresh(self, seed: int, device: Any) -> np.random.Generator:
@@ -107,32 +109,41 @@ class NumpyBackend(Backend):
         if device not in (None, "cpu"):
             raise ValueError(f"device={device!r}: NumPy has only 'cpu'; name a framework by xp=")
         batch, size = (shape[0], int(np.prod(shape[1:], dtype=object))) if shape else (1, 1)
-        key = self.folded(stream, batch, counter)[..., None]
+        key = self.folded(stream, batch, counter)
         out = np.empty(batch * size, dtype)
-        rows = max(1, BLOCK // max(1, size))
-        for i in range(0, batch, rows):
-            part = tuple(key[:, i : i + rows])
-            for j in range(0, size, BLOCK):  # a power of two: no block crosses a 2^32 boundary
-                word = words(part, j, min(BLOCK, size - j)).reshape(-1)
+        mapped = threefry.unit if stream.uniform else threefry.from_bits
+        parts = int(np.prod(key.shape[2:]))  # of a sample, each with a key of its own
+        key = key.reshape(2, batch * parts, 1)
+        size //= max(1, parts)
+        rows = max(1, BLOCK // max(1, size)) if parts == 1 else 1
+        for i in range(0, batch * parts, rows):
+            part, first = tuple(key[:, i : i + rows]), i % parts * size
+            for j in range(0, size, BLOCK):
+                word = words(part, first + j, min(BLOCK, size - j)).reshape(-1)
                 block = out[i * size + j :]
                 for k in range(0, len(word), MAP_BLOCK):
                     piece = word[k : k + MAP_BLOCK]
-                    block[k : k + len(piece)] = threefry.from_bits(np, piece, out.dtype)
+                    block[k : k + len(piece)] = mapped(np, piece, out.dtype)
         return out.reshape(shape)
 
     def folded(self, stream: threefry.Stream, batch: int, counter: tuple[int, Any]) -> np.ndarray:
-        """Give the host keys of one draw, (2, batch) uint32."""
+        """Give the host keys of one draw, (2, batch, ...) uint32."""
         rank, row = counter
         key = threefry.keys(stream, batch)
         if isinstance(row, int) and batch <= 8:
             folded = [threefry.block(k, (rank, row)) for k in zip(*key.tolist(), strict=True)]
             return np.array(folded, np.uint32).T.reshape(2, batch)
         low = np.atleast_1d(np.asarray(row)).astype(np.uint32)
+        key = key.reshape(2, *threefry.ahead((batch,), low.shape))
         return np.stack(threefry.threefry(tuple(key), (rank, low)))
 
 
 def words(key: threefry.Words, first: int, count: int) -> np.ndarray:
     """Give the words of elements first, first + 1, ... of each sample, as int32."""
+    here = (1 << 32) - (first & threefry.LOW)
+    if here < count:  # the low word of a counter comes round
+        ends = words(key, first, here), words(key, first + here, count - here)
+        return np.concatenate(ends, axis=-1)
     low = np.arange(count, dtype=np.uint32) + (first & threefry.LOW)
     word: np.ndarray = threefry.bits(key, (first >> 32, low))
     return word.view(np.int32)

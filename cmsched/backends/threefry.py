@@ -51,6 +51,7 @@ class Stream(NamedTuple):
     seeds: tuple[int, ...]  # one for all samples, or one each
     samples: Sequence[int] | None  # sample numbers; None: 0 .. batch - 1
     purpose: int
+    uniform: bool = False  # what its words are mapped to, normals by default
 
 
 def threefry(key: Words, counter: Words) -> Words:
@@ -93,7 +94,7 @@ def bits(key: Words, counter: Words) -> Array:
 @lru_cache(maxsize=64)
 def keys(stream: Stream, batch: int) -> np.ndarray:
     """Give the host keys of a batch, (2, batch) uint32: seed, then sample, then purpose."""
-    seeds, samples, purpose = stream
+    seeds, samples, purpose, _ = stream
     high, low = [seed >> 32 for seed in seeds], [seed & LOW for seed in seeds]
     key: Words = (np.array(high, np.uint32), np.array(low, np.uint32))
     numbers = np.arange(batch) if samples is None else np.array(samples)
@@ -131,23 +132,42 @@ def normals(
     dtype: Any,
     device: Any,
     place: tuple[int, Any],
+    uniform: bool = False,
 ) -> Array:
-    """Give the normals of draw `place` = (rank, row), for int32 keys of shape (batch,)."""
+    """Give the normals of draw `place` = (rank, row), for int32 keys of shape (batch,).
+
+    The row may be an array whose shape begins `shape`; elements count within the sample all the
+    same.
+    """
     rank, row = place
     if hasattr(row, "dtype"):
-        row = xp.reshape(xp.astype(row, xp.int32), (-1,))
-    return draw(xp, threefry(key, (rank, row)), shape, dtype, device)
+        lead = tuple(row.shape) or (1,)
+        row = xp.reshape(xp.astype(row, xp.int32), lead)
+        key = tuple(xp.reshape(k, ahead(k.shape, lead)) for k in key)
+    return draw(xp, threefry(key, (rank, row)), shape, dtype, device, uniform)
 
 
-def draw(xp: Any, key: Words, shape: tuple[int, ...], dtype: Any, device: Any) -> Array:
-    """Give the normals of the draw that `key` stands for, int32 of shape (batch,)."""
-    high, low = (xp.reshape(k, (-1,) + (1,) * len(shape[1:])) for k in key)
+def ahead(lead: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Give the shape in which an array of shape `lead` is broadcast along the rest of `shape`."""
+    return (*lead, *(1,) * (len(shape) - len(lead)))
+
+
+def draw(
+    xp: Any, key: Words, shape: tuple[int, ...], dtype: Any, device: Any, uniform: bool = False
+) -> Array:
+    """Give the normals of the draw that `key` stands for, int32 of shape (batch, ...)."""
+    high, low = (xp.reshape(k, ahead(k.shape, shape)) for k in key)
     indices = [
         xp.reshape(xp.arange(n, dtype=xp.int32, device=device), (-1,) + (1,) * (len(shape) - i))
         for i, n in enumerate(shape[1:], 2)
     ]
     word = bits((high, low), counter(indices, shape[1:]))
-    return xp.reshape(from_bits(xp, word, dtype), shape)
+    return xp.reshape((unit if uniform else from_bits)(xp, word, dtype), shape)
+
+
+def unit(xp: Any, word: Array, dtype: Any) -> Array:
+    """Map int32 words w to (w mod 2^31 + 1/2) / 2^31: small values keep their relative accuracy."""
+    return (xp.astype(word & 0x7FFFFFFF, dtype) + 0.5) * 2.0**-31
 
 
 def from_bits(xp: Any, word: Array, dtype: Any) -> Array:

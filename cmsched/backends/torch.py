@@ -127,9 +127,11 @@ class TorchBackend(Backend):
         dtype: DType,
         device: Any,
         counter: tuple[int, Any],
+        uniform: bool = False,
     ) -> Array:
         """Draw on the generator's device, as diffusers does, and move."""
-        draw = torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
+        of = torch.rand if uniform else torch.randn
+        draw = of(shape, generator=generator, dtype=dtype, device=generator.device)
         return draw.to(device)
 
     def fresh(self, seed: int, device: Any) -> torch.Generator:
@@ -154,7 +156,8 @@ class TorchBackend(Backend):
         row = row if isinstance(row, torch.Tensor) else torch.tensor(row)
         words = [word for seed in stream.seeds for word in (seed >> 32, seed & threefry.LOW)]
         samples = None if stream.samples is None else list(stream.samples)
-        return _normals(words, samples, stream.purpose, shape, dtype, device, rank, row)
+        flags = stream.purpose, stream.uniform
+        return _normals(words, samples, *flags, shape, dtype, device, rank, row)
 
     def eager_normals(
         self,
@@ -172,7 +175,7 @@ class TorchBackend(Backend):
         if isinstance(row, torch.Tensor):
             if device.type != "cpu" or row.device.type != "cpu" or _transform() is not None:
                 key = _device_keys(stream, batch, device)
-                return threefry.normals(self.xp, key, shape, dtype, device, counter)
+                return threefry.normals(self.xp, key, shape, dtype, device, counter, stream.uniform)
             row = row.numpy()
         if device.type == "cpu":
             name = self.dtype_name(dtype)
@@ -180,7 +183,7 @@ class TorchBackend(Backend):
         # Keys folded on the host: one small copy that nobody waits for, instead of 100 kernels.
         host = NUMPY.folded(stream, batch, (rank, row)).view(np.int32)
         key = torch.from_numpy(host).to(device, non_blocking=True)
-        return threefry.draw(self.xp, tuple(key), shape, dtype, device)
+        return threefry.draw(self.xp, tuple(key), shape, dtype, device, stream.uniform)
 
 
 @lru_cache(maxsize=64)
@@ -192,6 +195,7 @@ def _eager_normals(
     words: Sequence[int],
     samples: Sequence[int] | None,
     purpose: int,
+    uniform: bool,
     shape: Sequence[int],
     dtype: torch.dtype,
     device: torch.device,
@@ -199,12 +203,20 @@ def _eager_normals(
     row: torch.Tensor,
 ) -> torch.Tensor:
     seeds = tuple(high << 32 | low for high, low in zip(words[::2], words[1::2], strict=True))
-    stream = threefry.Stream(seeds, None if samples is None else tuple(samples), purpose)
+    stream = threefry.Stream(seeds, None if samples is None else tuple(samples), purpose, uniform)
     return BACKEND.eager_normals(stream, tuple(shape), dtype, device, (rank, row))
 
 
 def _empty_normals(
-    words: Any, samples: Any, purpose: Any, shape: Any, dtype: Any, device: Any, rank: Any, row: Any
+    words: Any,
+    samples: Any,
+    purpose: Any,
+    uniform: Any,
+    shape: Any,
+    dtype: Any,
+    device: Any,
+    rank: Any,
+    row: Any,
 ) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device=device)
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from .. import noise as noise_source
 from .. import samplers
+from .._messages import choose
 from ..backends import Backend, resolve
 from ..plan import Layout, Plan, Row, Table
-from ..samplers import Keep, Raw
+from ..samplers import Keep, Raw, Size
 from ..schedules import Point
 from ..spacings import Walk
 from .checks import (
@@ -37,6 +38,7 @@ from .rows import (
     mean_channels,
     project,
     root_of_squares,
+    size_of,
     variance_channels,
 )
 from .table import (
@@ -158,34 +160,28 @@ def draw(plan: Recipe, state: State, rng: Any) -> tuple[Array, ...] | None:
         ValueError: rng is None and the step draws.
     """
     sample, index = state.sample, state.index
-    if type(index) is int:
-        wanted = [(d.rank, d.interval) for _, d in _row(plan, index).draws]
-        row: Any = index + 1
-    else:
-        layout = plan.check_traced()
-        wanted = [(rank, None) for rank, _ in layout.draws]
-        row = None
-    if not wanted:
+    on_host = type(index) is int
+    draws: Sequence[Any] = _row(plan, index).draws if on_host else plan.check_traced().draws
+    if not draws:
         return None
     if rng is None:
         raise ValueError(
             "this step draws noise: pass rng= (an int, cmsched.Rng, a generator or key, a list with"
             " one per sample, or a callable), or noise=cmsched.draw(plan, state, rng)"
         )
-    if row is None:
-        if len(index.shape) > 1:
-            raise ValueError(
-                f"index has shape {tuple(index.shape)}, but a draw is numbered per row of the"
-                " batch: pass noise= yourself, or use an index of shape () or (batch,)"
-            )
-        backend = resolve(sample)
+    each: list[dict[str, Any]]
+    if on_host:
+        each = [{"row": index + 1, "rank": d.rank, "interval": d.interval} for _, d in draws]
+    else:
         table = plan if isinstance(plan, Table) else plan.on(sample)
-        row = backend.execute(table_rows, None, table, state)
+        row, *times = resolve(sample).execute(table_rows, None, table, state)
+        each = [
+            {"row": row, "rank": rank, "times": (times[2 * k], times[2 * k + 1])}
+            for k, (rank, _) in enumerate(draws)
+        ]
     return tuple(
-        noise_source.standard_normal(
-            rng, tuple(sample.shape), sample.dtype, sample, row=row, rank=rank, interval=interval
-        )
-        for rank, interval in wanted
+        noise_source.standard_normal(rng, tuple(sample.shape), sample.dtype, sample, **one)
+        for one in each
     )
 
 
@@ -317,47 +313,84 @@ def estimate_x0(plan: Plan, index: int, sample: Array, output: Array) -> Array:
 
 
 class Transition(NamedTuple):
-    """The distribution of the next sample: normal, the same or another std in every element."""
+    """The distribution of the next sample: normal, the same or another std in every element.
+
+    In the accumulation dtype: the mean of a half precision sample is not rounded to it.
+    """
 
     mean: Array
     std: Any  # a float, or an array that broadcasts to the mean (array index, learned variance)
 
-    def log_prob(self, next_sample: Array) -> Array:
-        """Return the log density of a next sample, summed over all axes but the first."""
-        backend = resolve(self.mean)
-        check_like(backend, self.mean, "next_sample", next_sample)
-        if isinstance(self.std, float) and self.std == 0.0:
+    def log_prob(self, next_sample: Array, *, sum: bool = True, zero_std: str = "raise") -> Array:
+        """Return the log density of a next sample, in the mean's dtype.
+
+        It has a gradient with respect to the network's output, and to next_sample: detach that.
+
+        Args:
+            next_sample: what `step` returned, like the sample.
+            sum: over all axes but the first, so one number a sample; else of every element.
+            zero_std: "raise" where the std is 0, or "skip", to count 0 there. An array of stds is
+                looked at on the host, unless skipped; inside `jit` it cannot be, and gives nan.
+
+        Raises:
+            TypeError: next_sample is not a floating array of the mean's framework.
+            ValueError: another shape or device; a std of 0, which has no density.
+        """
+        mean, std = self
+        backend = resolve(mean)
+        check_like(backend, mean, "next_sample", next_sample)
+        choose("zero_std", zero_std, ("raise", "skip"))
+        xp, skip = backend.xp, zero_std == "skip"
+        if isinstance(std, float):
+            zero, log_std = std == 0.0, math.log(std or 1.0)
+            keep, std = float(not zero), std or 1.0
+        else:
+            nowhere = std == 0.0
+            zero = not skip and not backend.traced(std) and bool(xp.any(nowhere))
+            keep = 1.0 - backend.astype(nowhere, std.dtype) if skip else 1.0
+            std = backend.where(nowhere, xp.ones_like(std), std) if skip else std
+            log_std = xp.log(std)
+        if zero and not skip:
             raise ValueError(
-                "this step draws no noise (std = 0), so its next sample has no density"
+                "this step draws no noise (std = 0), so its next sample has no density: leave it"
+                ' out, or pass zero_std="skip", which counts 0'
             )
-        xp, acc = backend.xp, backend.accumulation(self.mean.dtype)
-        off = (backend.astype(next_sample, acc) - backend.astype(self.mean, acc)) / self.std
-        log_std = math.log(self.std) if isinstance(self.std, float) else xp.log(self.std)
-        density = -0.5 * (off * off) - (log_std + 0.5 * math.log(2 * math.pi))
+        off = (backend.astype(next_sample, mean.dtype) - mean) / std
+        density = (-0.5 * (off * off) - (log_std + 0.5 * math.log(2 * math.pi))) * keep
         axes = tuple(range(1, len(density.shape)))
-        return xp.sum(density, axis=axes) if axes else density
+        return xp.sum(density, axis=axes) if sum and axes else density
 
 
 def transition(
     plan: Recipe, state: State, output: Array, *, given: Mapping[str, Array] | None = None
 ) -> Transition:
-    """Return mean and standard deviation of the sample that `step` makes of random noise."""
+    """Return mean and standard deviation of the sample that `step` makes of random noise.
+
+    Arguments and errors as in `step`. Where a row draws several times, the std is of their sum; a
+    loop that is over, and a step that draws nothing, have std 0.
+    """
     sample, index, layout = state.sample, state.index, plan.check_traced()
     backend = resolve(sample)
+    check_output(backend, sample, output, layout.prediction)
+    acc = backend.accumulation(sample.dtype)
+    sample, output = backend.astype(sample, acc), backend.astype(output, acc)
+    state = State(sample, tuple(backend.astype(m, acc) for m in state.memory), index)
     row = _row(plan, index) if type(index) is int else None
     zero = backend.zeros_like(sample)
     zeros = tuple([zero] * len(layout.draws if row is None else row.draws))
-    mean = step(plan, state, output, noise=zeros or None, given=given).sample
+    following = step(plan, state, output, noise=zeros or None, given=given)
     if not zeros:
-        return Transition(mean, 0.0)
+        return Transition(following.sample, 0.0)
     given = check_given(backend, sample, given_names(layout), given)
     if row is None:
         table = plan if isinstance(plan, Table) else plan.on(sample)
         std = backend.execute(table_std, None, table, state, output, given)
-        return Transition(mean, std)
+        ones = (1,) * (len(sample.shape) - len(index.shape))
+        over = backend.xp.reshape(following.index == index, (*index.shape, *ones))
+        return Transition(following.sample, backend.where(over, backend.zeros_like(std), std))
     draws = [(value, drawn.log_range) for value, drawn in row.draws]
     std = root_of_squares(backend, layout, sample, output, draws, row.statements, given)
-    return Transition(mean, std)
+    return Transition(following.sample, std)
 
 
 def sample(
@@ -440,11 +473,13 @@ def run(
     rng: Any = None,
     callback: Callable[[int, State, Array], None] | None = None,
     progress: bool = False,
-) -> Array:
+    return_info: bool = False,
+) -> Any:
     """Return the sample, running the sampler's own loop on arrays; arguments as in `sample`.
 
     The reference path, and the only one for samplers whose control flow depends on data. The loop's
-    arrays have the accumulation dtype, the network's the sample's.
+    arrays have the accumulation dtype, the network's the sample's. With return_info the result is
+    (sample, info): the evaluations taken, and what the loop counted (accepted and rejected steps).
     """
     if not isinstance(plan, Plan):
         raise TypeError("run executes the sampler itself: pass the plan, not its table")
@@ -486,7 +521,8 @@ def run(
     else:
         x = backend.astype(x0, acc) * first.alpha + x * first.sigma
     arrays = {name: backend.astype(array, acc) for name, array in (given or {}).items()}
-    loop = entry.loop(x, Walk(grid), noise_of, **arrays, **plan.options)
+    walk = Walk(grid)
+    loop = entry.start(x, walk, noise_of, plan.options, **arrays)
     bar = iter(_progress(len(plan) or len(grid), progress))
     reply: Any = None
     while True:
@@ -495,9 +531,14 @@ def run(
         except StopIteration as end:
             for _ in bar:  # let it finish its line
                 pass
-            return backend.astype(end.value, dtype)
+            final = backend.astype(end.value, dtype)
+            info = {"evaluations": evaluation + 1, **walk.counts}
+            return (final, info) if return_info else final
         if isinstance(asked, Keep):
             reply = asked.x
+            continue
+        if isinstance(asked, Size):
+            reply = size_of(backend, *asked)
             continue
         x, at = asked
         evaluation, rank = evaluation + 1, -1
@@ -514,7 +555,12 @@ def run(
         if callback is not None:
             state = State(backend.astype(x, dtype), (), evaluation)
             callback(evaluation, state, backend.astype(estimated, dtype))
-        reply = (x, estimated, raw) if isinstance(asked, Raw) else (x, estimated)
+        reply = (x, estimated)
+        if isinstance(asked, Raw) and at.sigma > 0.0:
+            reply = (x, estimated, (x - raw * at.alpha) * (1.0 / at.sigma))
+        elif isinstance(asked, Raw):
+            p, q = prediction.noise(at)
+            reply = (x, estimated, x * p + backend.astype(mean_channels(prediction, noise, output), acc) * q)
 
 
 def _row(plan: Recipe, index: int) -> Row:

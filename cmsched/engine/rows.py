@@ -94,6 +94,15 @@ def project(backend: Backend, prediction: Any, x0: Array) -> Array:
     return x0 if prediction.clip is None else backend.clip(x0, -prediction.clip, prediction.clip)
 
 
+def size_of(backend: Backend, x: Array, over: str) -> Array:
+    """Return the root mean square of all of x, of each sample, or the mean of these."""
+    xp, axes = backend.xp, tuple(range(1, len(x.shape)))
+    if over == "all":
+        return xp.sqrt(xp.mean(x * x))
+    each = xp.sqrt(xp.mean(x * x, axis=axes, keepdims=True)) if axes else xp.abs(x)
+    return each if over == "sample" else xp.mean(each)
+
+
 def root_of_squares(
     backend: Backend,
     layout: Layout,

@@ -49,11 +49,12 @@ def table_input(_: None, table: Table, state: State) -> tuple[Array, Array]:
     return backend.astype(x, state.sample.dtype), time
 
 
-def table_rows(_: None, table: Table, state: State) -> Array:
-    """Return the row number that each row of the batch is at, which names its draws."""
+def table_rows(_: None, table: Table, state: State) -> tuple[Array, ...]:
+    """Return the row number, which names the draws, and the times of each draw: like the index."""
     backend = resolve(state.sample)
     rows = columns(backend, table.where[1:, ...], state)
-    return backend.xp.reshape(rows, tuple(state.index.shape))
+    shape = tuple(state.index.shape)
+    return tuple(backend.xp.reshape(rows[i, ...], shape) for i in range(rows.shape[0]))
 
 
 def table_start(_: None, table: Table, noise: Array, x0: Array | None, z: Sequence[Array]) -> Array:

@@ -4,16 +4,18 @@ A sampler is a generator `loop(x, grid, noise, **options)`. It yields where it w
 evaluated and gets back the array that stands there and the network's clean-sample estimate:
 
     x, x0      = yield x, a             evaluate at point a
-    x, x0, raw = yield Raw(x, a)        the estimate without clipping as well
+    x, x0, eps = yield Raw(x, a)        the noise estimate as well, before x0 was clipped
     x          = yield Keep(x)          store this as one array (a hint: it changes no result)
+    size       = yield Size(x)          its root mean square (only in loops with traced=False)
     z          = noise(a, b)            Brownian increment from a to b, as a unit normal
     z          = noise()                an independent unit normal
 
 and returns the final sample. It may use only +, -, * and / by numbers on arrays; whatever depends
 on the step is decided on the host. Loops are in native (alpha, sigma) form, so they hold in every
-frame.
+frame, and a deterministic one walks from data to noise as well.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -23,13 +25,13 @@ from typing import Any, NamedTuple
 from .._messages import choose, nearest, nonnegative
 from ..schedules import Point
 
-__all__ = ["REGISTRY", "Keep", "Loop", "Raw", "Sampler", "get", "register"]
+__all__ = ["REGISTRY", "Keep", "Loop", "Raw", "Sampler", "Size", "get", "register"]
 
 Loop = Callable[..., Generator[Any, Any, Any]]
 
 
 class Raw(NamedTuple):
-    """A request for an evaluation that also returns the unprojected estimate."""
+    """A request for an evaluation that also returns eps of the estimate before it is projected."""
 
     x: Any
     point: Point
@@ -39,6 +41,15 @@ class Keep(NamedTuple):
     """A request to store a combination as one array."""
 
     x: Any
+
+
+class Size(NamedTuple):
+    """A request for an array's root mean square: of all, of each sample (an array that broadcasts
+    to x), or the mean of these over the batch.
+    """
+
+    x: Any
+    over: str = "all"  # or "sample", "batch"
 
 
 @dataclass(frozen=True)
@@ -55,13 +66,17 @@ class Sampler:
         stochastic: whether it draws, or a function of the options.
         exact: whether, with exact estimates, every step keeps the marginals exact, or a function
             of the options.
-        singular: whether it can start where alpha = 0 and end where sigma = 0.
+        singular: whether it can start where alpha = 0 and end where sigma = 0, or a function of the
+            options.
         given: names of arrays the caller passes in `given=`.
         traced: False for a loop whose control flow depends on data.
         options: defaults of the loop's keyword options, read from its signature.
         choices: the values that an option may have; one whose default is a float may have any
             number of at least 0.
         variants: option sets that the tests visit.
+
+    A deterministic sampler of one evaluation a step also has the option `corrector`: "unic" raises
+    its order by one (arXiv:2302.04867), see `unipc.corrected`.
     """
 
     name: str
@@ -72,7 +87,7 @@ class Sampler:
     evaluations: int = 1
     stochastic: bool | Callable[[Mapping[str, Any]], bool] = False
     exact: bool | Callable[[Mapping[str, Any]], bool] = True
-    singular: bool = True
+    singular: bool | Callable[[Mapping[str, Any]], bool] = True
     given: tuple[str, ...] = ()
     traced: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -97,12 +112,29 @@ class Sampler:
                 complete[name] = self.choices[name][self.choices[name].index(value)]
             elif isinstance(self.options[name], float):
                 complete[name] = nonnegative(name, value)
+        if complete.get("corrector") and self.trait("stochastic", {**complete, "corrector": None}):
+            raise ValueError(
+                f"corrector={complete['corrector']!r} needs a deterministic step, but {self.name!r}"
+                " draws noise with these options; set eta (or s_churn) to 0"
+            )
         return complete
 
     def trait(self, name: str, options: Mapping[str, Any] | None = None) -> Any:
         """Return a trait (order, stored, stochastic, exact) for these options."""
-        value = getattr(self, name)
-        return value(self.complete(options or {})) if callable(value) else value
+        value, complete = getattr(self, name), self.complete(options or {})
+        value = value(complete) if callable(value) else value
+        if complete.get("corrector") and name in ("order", "stored"):
+            value += 1 if name == "order" else self.trait("order", {**complete, "corrector": None})
+        return value
+
+    def start(
+        self, x: Any, grid: Any, noise: Any, options: Mapping[str, Any], **given: Any
+    ) -> Generator[Any, Any, Any]:
+        """Return the loop, begun on x, with its corrector if the options name one."""
+        options = dict(options)
+        corrector = options.pop("corrector", None)
+        loop = self.loop(x, grid, noise, **given, **options)
+        return unipc.corrected(loop, int(self.trait("order", options))) if corrector else loop
 
 
 REGISTRY: dict[str, Sampler] = {}
@@ -113,16 +145,22 @@ def register(name: str, **traits: Any) -> Callable[[Loop], Loop]:
 
     Args:
         name: the short name.
-        traits: fields of `Sampler`, and `defaults`, which overrides those of the loop's signature.
+        traits: fields of `Sampler`; `defaults`, which overrides those of the loop's signature;
+            `fixed`, values of keywords that are then no options; and `correctable=False` where
+            `corrector` makes no sense (see `Sampler`).
     """
     given = traits.get("given", ())
-    defaults = traits.pop("defaults", {})
+    defaults, fixed = traits.pop("defaults", {}), traits.pop("fixed", {})
+    if traits.pop("correctable", not given and traits.get("evaluations", 1) == 1):
+        defaults = {**defaults, "corrector": None}
+        traits["choices"] = {**traits.get("choices", {}), "corrector": (None, "unic")}
 
     def enter(loop: Loop) -> Loop:
         parameters = inspect.signature(loop).parameters.values()
-        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given]
-        options = {p.name: p.default for p in keywords} | defaults
-        REGISTRY[name] = Sampler(name, loop, options=MappingProxyType(options), **traits)
+        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        options = {p.name: p.default for p in keywords if p.name not in (*given, *fixed)} | defaults
+        bound = functools.partial(loop, **fixed) if fixed else loop
+        REGISTRY[name] = Sampler(name, bound, options=MappingProxyType(options), **traits)
         return loop
 
     return enter
@@ -134,4 +172,5 @@ def get(name: str) -> Sampler:
     return REGISTRY[name]
 
 
-from . import first_order, heun, multistep  # noqa: E402, F401  (the families register themselves)
+# the families register themselves
+from . import adams, adaptive, first_order, multistep, repaint, runge_kutta, unipc  # noqa: E402, F401

@@ -1,15 +1,10 @@
-"""First-order samplers: DDIM, DDPM, Euler, Euler ancestral, consistency models and LCM."""
+"""First-order samplers: DDIM, DDPM, Euler, consistency models, LCM, TCD, and SDE solvers."""
 
 import math
 
 from ..predictions import PREDICTION_TYPES
-from . import Raw, register
-
-
-def shrink(a, b):
-    """Return rho = e^(lam_a - lam_b), the share of the noise that a step keeps, and 1 - rho^2."""
-    gap = min(a.lam - b.lam, 0.0)
-    return math.exp(gap), -math.expm1(2 * gap)
+from . import Raw, Size, register
+from .formulas import ancestral, coordinates, shrink
 
 
 @register(
@@ -32,15 +27,13 @@ def ddim(x, grid, noise, *, eta=0.0, use_clipped_model_output=False):
     eta is cut where std reaches sigma_b.
     """
     for a, b in grid.steps():
-        x, x0, raw = yield Raw(x, a)
-        eps = (x - a.alpha * (x0 if use_clipped_model_output else raw)) / a.sigma
-        rho, fresh = shrink(a, b)
-        std = b.sigma * min(eta * math.sqrt(fresh), 1.0)
-        # sigma_b^2 - std^2 without its cancellation
-        kept = b.sigma * math.sqrt(max((1 - eta) * (1 + eta) + (eta * rho) ** 2, 0.0))
-        x = b.alpha * x0 + kept * eps
-        if std > 0:
-            x = x + std * noise(a, b)
+        x, x0, eps = yield Raw(x, a)
+        if use_clipped_model_output:
+            eps = (x - a.alpha * x0) / a.sigma
+        down, up = ancestral(a, b, eta)
+        x = b.alpha * x0 + down * eps
+        if up > 0:
+            x = x + up * noise(a, b)
     return x
 
 
@@ -189,4 +182,103 @@ def consistency(x, grid, noise, *, s_noise=1.0):
         x = b.alpha * x0
         if b.ratio > end:
             x = x + (s_noise * b.alpha * math.sqrt(b.ratio**2 - end**2)) * noise()
+    return x
+
+
+@register(
+    "tcd",
+    paper="arXiv:2402.19159, algorithm 4 (strategic stochastic sampling)",
+    order=lambda o: 0 if o["eta"] else 1,
+    stochastic=lambda o: o["eta"] > 0,
+    variants=({}, {"eta": 0.0}),
+)
+def tcd(x, grid, noise, *, eta=0.3):
+    """Deterministic to the time (1 - eta) t_b, then noised up to t_b (gamma in the paper)."""
+    for a, b in grid.steps():
+        x, x0, eps = yield Raw(x, a)
+        ends = b is grid.points[-1] or not eta
+        past = b if ends else grid.at_time((1 - min(eta, 1.0)) * b.t)
+        if past.ratio > b.ratio:
+            raise ValueError("tcd needs model times that are 0 where there is no noise")
+        x = past.alpha * x0 + past.sigma * eps
+        if past is not b:
+            part = b.alpha / past.alpha
+            x = part * x + math.sqrt(b.sigma**2 - (part * past.sigma) ** 2) * noise(past, b)
+    return x
+
+
+@register(
+    "euler_maruyama",
+    paper="arXiv:2011.13456, appendix E and eq. 6",
+    stochastic=True,
+    exact=False,
+    singular=False,
+)
+def euler_maruyama(x, grid, noise, *, dt=0.0):
+    """x_b = x - (f x - g^2 score) dt + g sqrt(dt) z, with the drift f and diffusion g at t_a.
+
+    dt is t_a - t_b, or what is given: published code steps by 1 / n wherever the times lie.
+    """
+    for a, b in grid.steps():
+        x, x0 = yield x, a
+        f, squared = grid.schedule.rates(a)
+        step = dt or a.t - b.t
+        score = (a.alpha * x0 - x) / a.sigma**2
+        x = (1 - f * step) * x + (squared * step) * score
+        if b.sigma > 0:
+            x = x + math.sqrt(squared * step) * noise(a, b)
+    return x
+
+
+@register(
+    "flow_sde",
+    paper="Flow-GRPO, arXiv:2505.05470, eq. 9",
+    stochastic=lambda o: o["eta"] > 0,
+    exact=False,
+    variants=({}, {"eta": 0.0}),
+)
+def flow_sde(x, grid, noise, *, eta=0.7):
+    """Euler-Maruyama in the time of a flow, s = sigma / (alpha + sigma), of the SDE with its law.
+
+    u_b = u - (v + g^2 eps / (2 s)) ds + g sqrt(ds) z, u = x / (alpha + sigma), g^2 = eta^2 s /
+    (1 - s), where 1 - s is that of the step's end if s = 1. Noise is added in every step, the last
+    one too, as where the likelihood of each step is needed.
+    """
+    for a, b in grid.steps():
+        x, x0, eps = yield Raw(x, a)
+        (ca, sa), (cb, sb) = coordinates(a, "flow"), coordinates(b, "flow")
+        step, odds = sa - sb, eta**2 / (1 - (sa if sa < 1 else sb))
+        x = (cb / ca) * x - (cb * step) * (eps - x0 + (0.5 * odds) * eps)
+        if eta > 0:
+            x = x + (cb * math.sqrt(odds * sa * step)) * noise(a, b)
+    return x
+
+
+@register(
+    "predictor_corrector",
+    paper="arXiv:2011.13456, algorithms 2 and 4",
+    evaluations=2,
+    stochastic=True,
+    exact=False,
+    singular=False,
+    traced=False,
+    choices={"per_sample": (False, True)},
+)
+def predictor_corrector(x, grid, noise, *, snr=0.15, correct_steps=1, per_sample=False):
+    """Langevin steps at each level, as long as the network's score says, then one step down.
+
+    The length follows the mean norms of a batch, as published, or those of each sample.
+    """
+    over = "sample" if per_sample else "batch"
+    for a, b in grid.steps():
+        for _ in range(correct_steps):
+            x, x0 = yield x, a
+            score, z = (a.alpha * x0 - x) / a.sigma**2, noise()
+            size = snr * (yield Size(z, over)) / (yield Size(score, over))
+            x = x + 2 * size * size * score + 2 * size * z
+        x, x0 = yield x, a
+        rho, fresh = shrink(a, b)
+        x = (b.alpha * fresh) * x0 + (b.sigma / a.sigma * rho) * x
+        if b.sigma > 0:
+            x = x + (b.alpha * a.ratio * math.sqrt(fresh)) * noise(a, b)
     return x

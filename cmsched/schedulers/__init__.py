@@ -24,6 +24,7 @@ from .variance_exploding import (
     HeunDiscreteScheduler,
     HeunDiscreteSchedulerOutput,
 )
+from .vq_diffusion import VQDiffusionScheduler, VQDiffusionSchedulerOutput
 
 __all__ = [
     "CLASSES",
@@ -48,4 +49,6 @@ __all__ = [
     "Scheduler",
     "SchedulerMixin",
     "SchedulerOutput",
+    "VQDiffusionScheduler",
+    "VQDiffusionSchedulerOutput",
 ]

@@ -69,7 +69,42 @@ class Run(NamedTuple):
     generator: Any = None  # the one made of fresh entropy
 
 
-class SchedulerMixin(PlanMixin):
+class TimesMixin:
+    """Timesteps in the framework and on the device that is wanted, for a class with a config."""
+
+    xp: Any
+    num_inference_steps: int | None = None
+    last_seed: int | None = None
+    _timesteps: Array = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.xp is not None:
+            named(self.xp)
+
+    def _framework(self, device: Any = None, xp: Any = None) -> Backend:
+        xp = self.xp if xp is None else xp
+        if xp is not None:
+            return named(xp)
+        return from_device(device)
+
+    def _set_on(self, backend: Backend, host: np.ndarray, device: Any) -> None:
+        """Set the timesteps, on a device."""
+        try:
+            self._timesteps = backend.at(host, device)
+        except (RuntimeError, AssertionError) as error:  # PyTorch's: no such device
+            raise ValueError(f"device={device!r} cannot be used: {error}") from error
+
+    def _shown(self, host: np.ndarray) -> Array:
+        """Return a host table in the framework of the timesteps."""
+        given = self._timesteps
+        return (self._framework() if given is None else resolve(given)).at(host, None)
+
+    def __bool__(self) -> bool:
+        return True
+
+
+class SchedulerMixin(TimesMixin, PlanMixin):
     """Base of the named schedulers.
 
     Class attributes of a scheduler:
@@ -84,11 +119,8 @@ class SchedulerMixin(PlanMixin):
     output_class: ClassVar[type[SchedulerOutput]] = OriginalSampleOutput
 
     # state of the stateful habit
-    num_inference_steps: int | None = None
     custom_timesteps: bool = False
-    last_seed: int | None = None
     _plan: Plan | None = None
-    _timesteps: Array = None
     _begin_index: int | None = None
     _run: Run | None = None
     _said: frozenset[str] = frozenset()
@@ -104,11 +136,6 @@ class SchedulerMixin(PlanMixin):
         if cls.set_timesteps.__code__ is base.set_timesteps.__code__:
             options, extra = cls.timesteps_options, ["timesteps", "sigmas", "xp"]
             cls.set_timesteps = signed(base.set_timesteps, (), options, extra)  # type: ignore[method-assign]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.xp is not None:
-            named(self.xp)
 
     # the stateful habit
 
@@ -127,24 +154,10 @@ class SchedulerMixin(PlanMixin):
         device, xp = kwargs.pop("device", None), kwargs.pop("xp", None)
         backend = self._framework(device, xp)
         plan = self.plan(kwargs.pop("num_inference_steps", None), **kwargs)
-        try:
-            self._timesteps = backend.at(plan.timesteps, device)
-        except (RuntimeError, AssertionError) as error:  # PyTorch's: no such device
-            raise ValueError(f"device={device!r} cannot be used: {error}") from error
+        self._set_on(backend, plan.timesteps, device)
         self._plan, self._begin_index, self._run = plan, None, None
         self.num_inference_steps = len(plan.grid)
         self.custom_timesteps = kwargs.get("timesteps") is not None
-
-    def _framework(self, device: Any = None, xp: Any = None) -> Backend:
-        xp = self.xp if xp is None else xp
-        if xp is not None:
-            return named(xp)
-        return from_device(device)
-
-    def _shown(self, host: np.ndarray) -> Array:
-        """Return a host table in the framework of the timesteps."""
-        given = self._timesteps
-        return (self._framework() if given is None else resolve(given)).at(host, None)
 
     @property
     def timesteps(self) -> Array:
@@ -466,9 +479,6 @@ class SchedulerMixin(PlanMixin):
     def __len__(self) -> int:
         """Return the number of training steps."""
         return int(self._options.num_train_timesteps)
-
-    def __bool__(self) -> bool:
-        return True
 
 
 def begins_step(plan: Plan, entry: int) -> bool:

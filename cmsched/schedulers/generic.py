@@ -3,13 +3,10 @@
 import math
 from typing import Any, ClassVar
 
-import numpy as np
-
 from .. import samplers, spacings
 from .._messages import choose
 from ..predictions import PREDICTION_TYPES, Prediction
 from ..schedules import BETA_SCHEDULES, SCHEDULES, Point, Schedule, make_schedule
-from ..spacings import RAMPS, TIMESTEPS
 from .base import SchedulerMixin
 from .config import FrozenDict
 
@@ -22,15 +19,17 @@ class Scheduler(SchedulerMixin):
     Options:
         sampler: a registered name (`cmsched.samplers.REGISTRY`); sampler_options: its keywords.
         schedule: a name of `cmsched.schedules`: betas ("scaled_linear", ...), "flow", "vp_sde",
-            "ve_sde", "logarithmic"; schedule_options: its fields (frame, beta_start, sigma_max,
-            ...).
-        spacing: "linspace", "leading" or "trailing" in time; "karras", "exponential" or "beta"
-            between two noise levels.
+            "ve_sde", "cosine", "trigflow", "logarithmic"; schedule_options: its fields (frame,
+            beta_start, sigma_max, ...).
+        spacing: which levels to visit: in time ("linspace", "leading", "trailing", "simple",
+            "normal", ...), between two levels ("karras", "exponential", "kl_optimal", ...), or from
+            a table ("ays_sdxl", ...), all in `cmsched.spacings`; spacing_options: its keywords
+            (rho, mu, ...).
         prediction_type: what the network's output is; clip_sample_range and
             dynamic_thresholding_ratio with sample_max_value project the estimate, each where it is
             given.
-        sigma_min, sigma_max, rho: ends and exponent of the noise-level spacings (by default the
-            schedule's ends).
+        sigma_min, sigma_max: ends of the spacings between two levels (by default the schedule's).
+        steps_offset: of the "leading" spacing.
         shift: sigma -> shift sigma / (1 + (shift - 1) sigma) of flow schedules.
     """
 
@@ -42,10 +41,10 @@ class Scheduler(SchedulerMixin):
         "num_train_timesteps": 1000,
         "sampler_options": None,
         "schedule_options": None,
+        "spacing_options": None,
         "steps_offset": 0,
         "sigma_min": None,
         "sigma_max": None,
-        "rho": 7.0,
         "shift": 1.0,
         "clip_sample_range": None,
         "dynamic_thresholding_ratio": None,
@@ -63,7 +62,7 @@ class Scheduler(SchedulerMixin):
         super()._validate(config)
         choose("sampler", config.sampler, samplers.REGISTRY)
         choose("schedule", config.schedule, (*BETA_SCHEDULES, *SCHEDULES))
-        choose("spacing", config.spacing, (*TIMESTEPS, *RAMPS))
+        spacings.check_spacing(config.spacing, config.spacing_options or {})
         choose("prediction_type", config.prediction_type, PREDICTION_TYPES)
         samplers.get(config.sampler).complete(config.sampler_options or {})
         schedule = self._schedule(config)
@@ -71,6 +70,11 @@ class Scheduler(SchedulerMixin):
             raise ValueError(
                 f"shift={config.shift} is for flow schedules, not for {config.schedule!r}"
             )
+        for name in ("shift", "sigma_min", "sigma_max"):
+            if config[name] is not None and not config[name] > 0:
+                raise ValueError(f"{name} must be positive, got {config[name]}")
+        if config.steps_offset < 0:
+            raise ValueError(f"steps_offset must be at least 0, got {config.steps_offset}")
 
     def _schedule(self, config: FrozenDict) -> Schedule:
         options = dict(config.schedule_options or {})
@@ -82,7 +86,8 @@ class Scheduler(SchedulerMixin):
         ratio = config.dynamic_thresholding_ratio
         threshold = None if ratio is None else (float(ratio), float(config.sample_max_value))
         clip = None if config.clip_sample_range is None else float(config.clip_sample_range)
-        return Prediction(config.prediction_type, clip, threshold)
+        data = self._schedule(config).sigma_data or Prediction.sigma_data
+        return Prediction(config.prediction_type, clip, threshold, sigma_data=data)
 
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
         return config.sampler, dict(config.sampler_options or {})
@@ -91,30 +96,22 @@ class Scheduler(SchedulerMixin):
         return math.hypot(first.alpha, first.sigma) if first.alpha < 1.0 else first.sigma
 
     def _points(self, config: FrozenDict, n: int, **options: Any) -> list[Point]:
-        schedule = self._schedule(config)
-        top, low = schedule.span
-        if config.spacing in RAMPS:
-            flow = schedule.frame == "flow"
-            ends = [self._exposed(schedule.at(t=t)) for t in (top, low)]
-            high = config.sigma_max or ends[0]
-            bottom = config.sigma_min or ends[1]
-            more = {"rho": float(config.rho)} if config.spacing == "karras" else {}
-            levels = RAMPS[config.spacing](n, high, bottom, **more).tolist()
-            points = [schedule.at(sigma=s) if flow else schedule.at(ratio=s) for s in levels]
-        elif hasattr(schedule, "num_train_timesteps") and schedule.frame != "flow":
-            train = config.num_train_timesteps
-            times = spacings.timesteps(
-                config.spacing,
-                n,
-                train,
-                extra=config.spacing == "linspace",
-                offset=config.steps_offset,
-                whole=False,
-            )
-            points = [schedule.at(t=t) for t in times]
-        else:
-            points = [schedule.at(t=t) for t in np.linspace(top, low, n).tolist()]
+        schedule, ends = self._schedule(config), {}
+        heeds = spacings.check_spacing(config.spacing, config.spacing_options or {})
+        for name in ("sigma_max", "sigma_min", "steps_offset"):
+            if name in heeds:
+                ends[name] = config[name]
+            elif config[name]:
+                self._once(f"{name} has no effect with spacing={config.spacing!r}")
+        points = spacings.place(
+            config.spacing,
+            n,
+            schedule,
+            train=config.num_train_timesteps,
+            **ends,
+            **(config.spacing_options or {}),
+        )
         if config.shift == 1.0:
             return points
-        s = float(config.shift)
-        return [schedule.at(sigma=s * p.sigma / (1 + (s - 1) * p.sigma)) for p in points]
+        levels = spacings.shifted([p.sigma for p in points], config.shift)
+        return [schedule.at(sigma=s) for s in levels.tolist()]

@@ -34,6 +34,7 @@ KINDS: Mapping[str, Any] = {
     "num_train_timesteps": 1,
     "sampler_options": {},
     "schedule_options": {},
+    "spacing_options": {},
 }
 MOST = 1_000_000  # steps, of training or of a run
 LARGEST = 1e12  # its cube is still a float32

@@ -1,19 +1,37 @@
-"""Every option of the eight reference classes with the values to visit, combined pairwise.
+"""The machinery of the grid: options with the values to visit, combined pairwise, run by run.
 
 A case is a flat dict: constructor options by their names, `set_timesteps` options as "set.name",
 `step` options as "step.name", and how the run goes ("n", "shape", "start"). GIVEN stands for an
 array or list that the case makes itself. "as.name" is what a declared difference makes of a case.
+
+To add a class, when `cmsched.NameScheduler` exists:
+
+1. Append its `Space` to SPACES of its family in tests/parity/spaces/: every option of the
+   reference's `__init__`, of `set_timesteps` ("set.name") and of `step` ("step.name") with the
+   values to visit, the default first; share RUN, BETAS, THRESHOLDING, CLIPPING, RAMPS. Nothing else
+   knows the class: every field of its output is compared, each step, float64 and as installed.
+2. `Rule(names, holds)` forbids combinations; its third argument is a case against it which the
+   reference cannot run and we must reject (tested).
+3. Where the class is unlike the others, a field of `Space` says so, see its docstring. What one
+   class alone uses stands beside its Space.
+4. Where numbers differ, declare it in tests/parity/declared/<family>.py with who is right and a
+   proof. Is it a theme of declared/shared.py? Then add to that from your file:
+   `THEME.concerns(classes, where=..., scope=..., translate=...)` and `@THEME.proves`. At most 40
+   entries in all.
+5. `pytest tests/parity -k NameScheduler` and `-k Name-`; one case is `-k Name-7-`, its dict
+   `SPACES["NameScheduler"].cases[7]`. Stay under about 40 cases: their number is about the product
+   of the two longest factors. TRAIN with SMALL training steps visits every one of them.
 """
 
 import dataclasses
 import functools
 import itertools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from .pairwise import Case, Rule, all_pairs
 
@@ -93,18 +111,89 @@ def rampless(given: str) -> list[Rule]:
     ]
 
 
+def stepping(
+    scheduler: Any,
+    case: Case,
+    x: torch.Tensor,
+    start: int,
+    says: Callable[[int, torch.Tensor], torch.Tensor],
+    options: Callable[[int], Mapping[str, Any]],
+) -> Iterator[tuple[torch.Tensor, Mapping[str, torch.Tensor]]]:
+    """The loop everyone writes, on a scheduler of the reference or of ours.
+
+    Args:
+        scheduler: after `set_timesteps`.
+        case: the case; `case["shape"]` is the sample's.
+        x: the start noise times `init_noise_sigma`.
+        start: the entry of `timesteps` to begin with.
+        says: the network, given the number of the evaluation and what it sees.
+        options: further options of the call that takes the network's output number i; asked for
+            once per evaluation and in turn, for it hands over the noise.
+
+    Yields:
+        For each evaluation what the network saw, and the output of the step, by field.
+    """
+    for i, t in enumerate(scheduler.timesteps[start:]):
+        seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        out = scheduler.step(says(i, seen), t, x, **options(i))
+        x = out.prev_sample
+        yield seen, out
+
+
+def plain_noise(scheduler: Any, x0: torch.Tensor, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """`add_noise` as most classes have it."""
+    return scheduler.add_noise(x0, z, t)
+
+
 @dataclass(frozen=True)
 class Space:
-    """One class: its options, the rules between them, and what it has beyond `add_noise`."""
+    """One class: its options, the rules between them, and where it is unlike the others.
+
+    Args:
+        name: the class, here and in diffusers.
+        factors: every option with the values to visit, the default first.
+        rules: between options.
+        doubled: whether the network's output has variance channels in a case.
+        step_draws_last: the reference's last step draws noise and multiplies it by zero.
+        tables: attributes to compare before `set_timesteps`.
+        sigmas: the reference has `sigmas`, compared after `set_timesteps`.
+        cut_times: the reference cuts times that lie between training steps to integers.
+        velocity: the reference has `get_velocity`.
+        add_noise: how noise is added to clean samples at times; None where it cannot be.
+        fresh: what a case is changed to before tables are compared, where what the reference shows
+            then is a declared difference.
+        reference_only: public names of the reference that are its own affair, with the reason.
+        loop_gives: parameters of `step` that `loop` fills in.
+        given: the arrays that a plan takes in `given=`, of a case and a dtype.
+        output: what the network says, of a case, the evaluation, and unit normals of its shape.
+        making: how GIVEN is made, by factor, of a case.
+        draws: the reference's draws, a list per evaluation, as our plan takes them: a list per
+            evaluation, with one more in front where the plan's start draws.
+        loop: how a run goes.
+    """
 
     name: str
     factors: Mapping[str, Sequence[Any]]
     rules: Sequence[Rule] = ()
-    step_draws_last: bool = False  # the reference's last step draws noise and multiplies it by zero
-    tables: Sequence[str] = ("alphas_cumprod", "betas", "alphas")
-    sigmas: bool = False  # the reference has them
+    doubled: Callable[[Case], bool] = lambda case: False
+    step_draws_last: bool = False
+    tables: Sequence[str] = ("alphas_cumprod", "betas", "alphas", "timesteps")
+    sigmas: bool = False
+    cut_times: bool = False
     velocity: bool = False
-    calls: Sequence[str] = field(default=("num_inference_steps", "device"))
+    add_noise: Callable[..., torch.Tensor] | None = plain_noise
+    fresh: Mapping[str, Any] = field(default_factory=dict)
+    reference_only: Mapping[str, str] = field(default_factory=dict)
+    loop_gives: Sequence[str] = ()
+    given: Callable[[Case, torch.dtype], Mapping[str, torch.Tensor] | None] = lambda case, dtype: (
+        None
+    )
+    output: Callable[[Case, int, torch.Tensor], torch.Tensor] = lambda case, i, m: m
+    making: Mapping[str, Callable[[Case], Any]] = field(default_factory=dict)
+    draws: Callable[[Case, list[list[torch.Tensor]]], list[list[torch.Tensor]]] = (
+        lambda case, draws: draws
+    )
+    loop: Callable[..., Iterator[tuple[torch.Tensor, Mapping[str, torch.Tensor]]]] = stepping
 
     @functools.cached_property
     def cases(self) -> list[Case]:
@@ -116,349 +205,30 @@ class Space:
         """The first value of every factor."""
         return {name: values[0] for name, values in self.factors.items()}
 
+    def made(self, case: Case, factor: str) -> Any:
+        """A value of a case, made if it is GIVEN."""
+        value = case.get(factor)
+        return {**MAKING, **self.making}[factor](case) if is_given(value) else value
 
-SPACES = {
-    space.name: space
-    for space in (
-        Space(
-            "CMStochasticIterativeScheduler",
-            {
-                **RUN,
-                "num_train_timesteps": (40, SMALL),
-                "sigma_min": (0.002, 0.01),
-                "sigma_max": (80.0, 20.0),
-                "sigma_data": (0.5, 1.0),
-                "s_noise": (1.0, 1.007),
-                "rho": (7.0, 3.0),
-                "clip_denoised": BOTH,
-                "set.timesteps": (None, GIVEN),
-            },
-            [WHOLE, LATER],
-            step_draws_last=True,
-            tables=(),
-            sigmas=True,
-        ),
-        Space(
-            "LCMScheduler",
-            {
-                **RUN,
-                **BETAS,
-                "original_inference_steps": (50, 40),
-                **CLIPPING,
-                "set_alpha_to_one": BOTH,
-                "steps_offset": OFFSETS,
-                "prediction_type": PREDICTIONS,
-                **THRESHOLDING,
-                "timestep_spacing": SPACINGS,
-                "timestep_scaling": (10.0, 1.0),
-                "rescale_betas_zero_snr": BOTH,
-                "set.original_inference_steps": (None, 30, SMALL),
-                "set.timesteps": (None, GIVEN),
-                "set.strength": (1.0, 0.8),
-            },
-            [
-                WHOLE,
-                LATER,
-                ZERO_SNR,
-                Rule(
-                    ("n", "set.original_inference_steps", "set.timesteps"),
-                    lambda n, original, given: n != TRAIN or given == GIVEN or original == SMALL,
-                    {"n": TRAIN, "num_train_timesteps": SMALL},
-                ),
-                Rule(
-                    ("n", "set.strength", "set.timesteps"),
-                    lambda n, strength, given: strength == 1.0 or (n != TRAIN and n != 1),
-                    {"n": TRAIN, "num_train_timesteps": SMALL, "set.strength": 0.8},
-                ),
-            ],
-            tables=("alphas_cumprod", "betas", "alphas", "final_alpha_cumprod"),
-            velocity=True,
-        ),
-        Space(
-            "DDIMScheduler",
-            {
-                **RUN,
-                **BETAS,
-                "clip_sample": BOTH,
-                "set_alpha_to_one": BOTH,
-                "steps_offset": OFFSETS,
-                "prediction_type": PREDICTIONS,
-                **THRESHOLDING,
-                "clip_sample_range": (1.0, 0.7),
-                "timestep_spacing": SPACINGS,
-                "rescale_betas_zero_snr": BOTH,
-                "step.eta": (0.0, 0.5, 1.0),
-                "step.use_clipped_model_output": BOTH,
-                "step.variance_noise": (None, GIVEN),
-            },
-            [
-                WHOLE,
-                LATER,
-                ZERO_SNR,
-                Rule(
-                    ("n", "timestep_spacing", "steps_offset"),
-                    lambda n, spacing, offset: n != TRAIN or spacing != "leading" or not offset,
-                    OFFSET.rejected,
-                ),
-                Rule(
-                    ("step.variance_noise", "step.eta"),
-                    lambda noise, eta: noise is None or eta > 0,
-                ),
-                # where a coefficient is zero, the reference takes the root of a rounding residue
-                Rule(
-                    ("rescale_betas_zero_snr", "step.eta", "timestep_spacing", "n"),
-                    lambda rescale, eta, spacing, n: (
-                        not rescale or eta < 1 or (spacing == "leading" and n != TRAIN)
-                    ),
-                ),
-            ],
-            step_draws_last=True,
-            tables=("alphas_cumprod", "betas", "alphas", "final_alpha_cumprod"),
-            velocity=True,
-        ),
-        Space(
-            "DDPMScheduler",
-            {
-                **RUN,
-                **BETAS,
-                "beta_schedule": (*BETAS["beta_schedule"], "laplace", "sigmoid"),
-                "variance_type": (
-                    "fixed_small",
-                    "fixed_small_log",
-                    "fixed_large",
-                    "fixed_large_log",
-                    "learned",
-                    "learned_range",
-                ),
-                **CLIPPING,
-                "prediction_type": PREDICTIONS,
-                **THRESHOLDING,
-                "timestep_spacing": SPACINGS,
-                "steps_offset": OFFSETS,
-                "rescale_betas_zero_snr": BOTH,
-                "set.timesteps": (None, GIVEN),
-            },
-            [WHOLE, LATER, ZERO_SNR, OFFSET],
-            velocity=True,
-        ),
-        Space(
-            "EulerDiscreteScheduler",
-            {
-                **RUN,
-                **BETAS,
-                "prediction_type": (*PREDICTIONS, "original_sample"),
-                "interpolation_type": ("linear", "log_linear"),
-                **RAMPS,
-                "sigma_min": (None, 0.05),
-                "sigma_max": (None, 0.9),
-                "timestep_spacing": SPACINGS,
-                "timestep_type": ("discrete", "continuous"),
-                "steps_offset": OFFSETS,
-                "rescale_betas_zero_snr": BOTH,
-                "final_sigmas_type": ("zero", "sigma_min"),
-                "set.timesteps": (None, GIVEN),
-                "set.sigmas": (None, GIVEN),
-                "step.s_churn": (0.0, 5.0, 40.0),
-                "step.s_tmin": (0.0, 0.5),
-                "step.s_tmax": (math.inf, 8.0),
-                "step.s_noise": (1.0, 1.007),
-            },
-            [
-                WHOLE,
-                LATER,
-                *one_of(tuple(RAMPS)),
-                PAST,
-                *rampless("set.timesteps"),
-                Rule(
-                    ("set.timesteps", "set.sigmas"),
-                    lambda times, sigmas: times is None or sigmas is None,
-                    {"set.timesteps": GIVEN, "set.sigmas": GIVEN},
-                ),
-                Rule(
-                    ("set.timesteps", "timestep_type", "prediction_type"),
-                    lambda times, kind, prediction: (
-                        times is None or kind == "discrete" or prediction != "v_prediction"
-                    ),
-                    {
-                        "set.timesteps": GIVEN,
-                        "timestep_type": "continuous",
-                        "prediction_type": "v_prediction",
-                    },
-                ),
-            ],
-            step_draws_last=True,
-            sigmas=True,
-            velocity=True,
-        ),
-        Space(
-            "EulerAncestralDiscreteScheduler",
-            {
-                **RUN,
-                **BETAS,
-                "prediction_type": ("epsilon", "v_prediction", "sample"),
-                "timestep_spacing": SPACINGS,
-                "steps_offset": OFFSETS,
-                "rescale_betas_zero_snr": BOTH,
-            },
-            [
-                WHOLE,
-                LATER,
-                Rule(
-                    ("n", "timestep_spacing", "steps_offset"),
-                    lambda n, spacing, offset: n != TRAIN or spacing != "leading" or not offset,
-                ),
-            ],
-            step_draws_last=True,
-            sigmas=True,
-        ),
-        Space(
-            "HeunDiscreteScheduler",
-            {
-                **RUN,
-                **BETAS,
-                "beta_schedule": (*BETAS["beta_schedule"], "exp"),
-                "prediction_type": PREDICTIONS,
-                **RAMPS,
-                **CLIPPING,
-                "timestep_spacing": SPACINGS,
-                "steps_offset": OFFSETS,
-                "set.num_train_timesteps": (None, 45),
-                "set.timesteps": (None, GIVEN),
-            },
-            [
-                WHOLE,
-                LATER,
-                *one_of(tuple(RAMPS)),
-                PAST,
-                *rampless("set.timesteps"),
-                Rule(
-                    ("n", "set.num_train_timesteps", "set.timesteps"),
-                    lambda n, train, given: n != TRAIN or train is None or given == GIVEN,
-                ),
-            ],
-            sigmas=True,
-        ),
-        Space(
-            "DPMSolverMultistepScheduler",
-            {
-                **RUN,
-                **BETAS,
-                "solver_order": (2, 3, 1),
-                "prediction_type": (*PREDICTIONS, "flow_prediction"),
-                **THRESHOLDING,
-                "algorithm_type": (
-                    "dpmsolver++",
-                    "dpmsolver",
-                    "sde-dpmsolver",
-                    "sde-dpmsolver++",
-                    "deis",
-                ),
-                "solver_type": ("midpoint", "heun", "logrho", "bh1", "bh2"),
-                "lower_order_final": (True, False),
-                "euler_at_final": BOTH,
-                **RAMPS,
-                "use_lu_lambdas": BOTH,
-                "use_flow_sigmas": BOTH,
-                "flow_shift": (1.0, 3.0),
-                "final_sigmas_type": ("zero", "sigma_min"),
-                "lambda_min_clipped": (-math.inf, LOWEST),
-                "variance_type": (None, "learned", "learned_range"),
-                "timestep_spacing": ("linspace", "leading", "trailing"),
-                "steps_offset": OFFSETS,
-                "rescale_betas_zero_snr": BOTH,
-                "use_dynamic_shifting": BOTH,
-                "time_shift_type": ("exponential",),
-                "set.mu": (None, 0.7),
-                "set.timesteps": (None, GIVEN),
-                "step.variance_noise": (None, GIVEN),
-            },
-            [
-                WHOLE,
-                LATER,
-                # the reference runs it upwards in noise: a declared difference
-                Rule(
-                    ("n", "use_flow_sigmas", "final_sigmas_type"),
-                    lambda n, flow, final: n != TRAIN or not flow or final == "zero",
-                ),
-                # where times cut to integers repeat, the reference starts at the wrong step
-                *(
-                    Rule(
-                        ("n", "start", name),
-                        lambda n, start, asked: (
-                            not asked or n not in (20, TRAIN) or start.startswith("begin")
-                        ),
-                    )
-                    for name in (*RAMPS, "use_lu_lambdas")
-                ),
-                *one_of((*RAMPS, "use_lu_lambdas", "use_flow_sigmas"), rejected=False),
-                *one_of(tuple(RAMPS)),
-                *rampless("set.timesteps"),
-                Rule(
-                    ("set.timesteps", "use_lu_lambdas"),
-                    lambda given, asked: given is None or not asked,
-                    {"set.timesteps": GIVEN, "use_lu_lambdas": True},
-                ),
-                Rule(
-                    ("algorithm_type", "final_sigmas_type"),
-                    lambda algorithm, final: algorithm.endswith("++") or final == "sigma_min",
-                    {"algorithm_type": "dpmsolver", "final_sigmas_type": "zero"},
-                ),
-                Rule(
-                    ("algorithm_type", "solver_order"),
-                    lambda algorithm, order: algorithm != "sde-dpmsolver" or order < 3,
-                    {
-                        "algorithm_type": "sde-dpmsolver",
-                        "final_sigmas_type": "sigma_min",
-                        "solver_order": 3,
-                        "n": 20,
-                    },
-                ),
-                Rule(
-                    ("prediction_type", "use_flow_sigmas", "algorithm_type"),
-                    lambda kind, flow, algorithm: (
-                        kind != "flow_prediction" or (flow and algorithm.endswith(("++", "deis")))
-                    ),
-                    {
-                        "prediction_type": "flow_prediction",
-                        "algorithm_type": "dpmsolver",
-                        "final_sigmas_type": "sigma_min",
-                    },
-                ),
-                Rule(
-                    ("set.mu", "use_dynamic_shifting"),
-                    lambda mu, dynamic: mu is None or dynamic,
-                    {"set.mu": 0.7},
-                ),
-                Rule(("set.mu", "use_flow_sigmas"), lambda mu, flow: mu is None or flow),
-                Rule(
-                    ("set.timesteps", "use_flow_sigmas"),
-                    lambda given, flow: given is None or not flow,
-                    {"set.timesteps": GIVEN, "use_flow_sigmas": True},
-                ),
-                Rule(
-                    ("n", "timestep_spacing", "steps_offset", "set.timesteps", "use_flow_sigmas"),
-                    lambda n, spacing, offset, given, flow: (
-                        n != TRAIN or given == GIVEN or flow or spacing == "trailing"
-                    ),
-                ),
-                # the reference cuts the output at three channels, and only of epsilon
-                Rule(
-                    ("variance_type", "shape"),
-                    lambda variance, shape: variance is None or shape[1] == 3,
-                ),
-                Rule(
-                    ("step.variance_noise", "algorithm_type"),
-                    lambda noise, algorithm: noise is None or algorithm.startswith("sde"),
-                ),
-            ],
-            step_draws_last=True,
-            tables=("alphas_cumprod", "betas", "alphas", "alpha_t", "sigma_t", "lambda_t"),
-            sigmas=True,
-        ),
-    )
-}
+    def options(self, case: Case) -> Case:
+        """The constructor's options."""
+        return {k: self.made(case, k) for k in case if "." not in k and k not in RUN}
 
-NAMED = [name for name in SPACES]
+    def calls(self, case: Case) -> Case:
+        """The options of `set_timesteps`."""
+        chosen = {k.removeprefix("set."): self.made(case, k) for k in case if k.startswith("set.")}
+        chosen = {k: v for k, v in chosen.items() if v is not None}
+        if cut := case.get("as.cut"):
+            n = count(case)
+            chosen["timesteps"] = chosen["timesteps"][n - int(n * cut) :]
+        if "timesteps" not in chosen and "sigmas" not in chosen:
+            chosen["num_inference_steps"] = count(case)
+        return chosen
+
+
+def is_given(value: Any) -> bool:
+    """Whether a case makes this value itself."""
+    return isinstance(value, str) and value == GIVEN
 
 
 def count(case: Case) -> int:
@@ -466,27 +236,25 @@ def count(case: Case) -> int:
     return case["num_train_timesteps"] if case["n"] == TRAIN else case["n"]
 
 
-def options(case: Case) -> Case:
-    """The constructor's options."""
-    chosen = {k: v for k, v in case.items() if "." not in k and k not in RUN}
-    if chosen.get("trained_betas") == GIVEN:
-        train = case["num_train_timesteps"]
-        chosen["trained_betas"] = (np.linspace(0.03, 0.12, train) ** 2).tolist()
-    return chosen
+def given_betas(case: Case) -> list[float]:
+    """Betas unlike those of every named schedule."""
+    return (np.linspace(0.03, 0.12, case["num_train_timesteps"]) ** 2).tolist()
 
 
-def calls(case: Case) -> Case:
-    """The options of `set_timesteps`."""
-    chosen = {k.removeprefix("set."): v for k, v in case.items() if k.startswith("set.")}
-    chosen = {k: v for k, v in chosen.items() if v is not None}
-    n, rng = count(case), np.random.default_rng(count(case))
-    train = case["num_train_timesteps"]
-    if chosen.get("timesteps") == GIVEN:
-        chosen["timesteps"] = sorted(rng.choice(train, n, replace=False).tolist(), reverse=True)
-    if cut := case.get("as.cut"):
-        chosen["timesteps"] = chosen["timesteps"][n - int(n * cut) :]
-    if chosen.get("sigmas") == GIVEN:
-        chosen["sigmas"] = [*np.geomspace(0.9, 0.07, n).tolist(), 0.0]
-    if "timesteps" not in chosen and "sigmas" not in chosen:
-        chosen["num_inference_steps"] = n
-    return chosen
+def given_timesteps(case: Case) -> list[int]:
+    """Training steps picked by chance."""
+    n = count(case)
+    picked = np.random.default_rng(n).choice(case["num_train_timesteps"], n, replace=False)
+    return sorted(picked.tolist(), reverse=True)
+
+
+def given_sigmas(case: Case) -> list[float]:
+    """Levels of a curve, and the end."""
+    return [*np.geomspace(0.9, 0.07, count(case)).tolist(), 0.0]
+
+
+MAKING: Mapping[str, Callable[[Case], Any]] = {
+    "trained_betas": given_betas,
+    "set.timesteps": given_timesteps,
+    "set.sigmas": given_sigmas,
+}

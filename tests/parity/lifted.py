@@ -2,29 +2,20 @@
 
 Lifting rebinds the names `torch` and `np` inside diffusers' scheduler modules to stand-ins whose
 float32 is float64. In both cases `randn_tensor` is replaced by a source that keeps what it gave, so
-that the other side of a comparison gets the same noise and draws can be counted.
+that the other side of a comparison gets the same noise and draws can be counted; a Brownian tree
+becomes the same source, each of its increments a normal of its own.
 """
 
-import importlib
+import inspect
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
-
-MODULES = {
-    "CMStochasticIterativeScheduler": "consistency_models",
-    "LCMScheduler": "lcm",
-    "DDIMScheduler": "ddim",
-    "DDPMScheduler": "ddpm",
-    "EulerDiscreteScheduler": "euler_discrete",
-    "EulerAncestralDiscreteScheduler": "euler_ancestral_discrete",
-    "HeunDiscreteScheduler": "heun_discrete",
-    "DPMSolverMultistepScheduler": "dpmsolver_multistep",
-}
 
 
 class StandIn:
@@ -45,9 +36,14 @@ class Draws:
         self._given: list[torch.Tensor] = []
 
     def __call__(self, shape: Any, **kwargs: Any) -> torch.Tensor:
-        z = torch.from_numpy(self._rng.standard_normal(tuple(shape))).to(kwargs["dtype"])
+        dtype = kwargs.get("dtype") or torch.get_default_dtype()
+        z = torch.from_numpy(self._rng.standard_normal(tuple(shape))).to(dtype)
         self._given.append(z)
         return z
+
+    def tree(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Callable[..., torch.Tensor]:
+        """What replaces a Brownian tree: normals whatever the interval."""
+        return lambda *interval: self(x.shape, dtype=x.dtype)
 
     def handed_over(self) -> list[torch.Tensor]:
         """What was drawn since the last call."""
@@ -57,17 +53,18 @@ class Draws:
 
 def module(name: str) -> Any:
     """The module of a scheduler class."""
-    return importlib.import_module(f"diffusers.schedulers.scheduling_{MODULES[name]}")
+    return inspect.getmodule(getattr(diffusers.schedulers, name))
 
 
 @contextmanager
 def reference(name: str, draws: Draws, *, lifted: bool) -> Iterator[type]:
     """The scheduler class of this name; within the context its module is rebound."""
     home = module(name)
-    names: dict[str, Any] = {"randn_tensor": draws} if hasattr(home, "randn_tensor") else {}
+    names: dict[str, Any] = {"randn_tensor": draws, "BrownianTreeNoiseSampler": draws.tree}
     if lifted:
         names["torch"] = StandIn(torch, float32=torch.float64)
         names["np"] = StandIn(np, float32=np.float64)
+    names = {key: value for key, value in names.items() if hasattr(home, key)}
     before = {key: getattr(home, key) for key in names}
     dtype = torch.get_default_dtype()
     logger = logging.getLogger("diffusers")

@@ -1,6 +1,7 @@
 """One case run through diffusers, through the stateful habit, and through a plan."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 import cmsched
 
-from .grid import GIVEN, Case, Space, calls, options
+from .grid import Case, Space, is_given
 from .lifted import Draws, reference
 
 ESTIMATES = ("pred_original_sample", "denoised")
@@ -24,16 +25,14 @@ class Run:
     init_noise_sigma: float
     inputs: list[torch.Tensor] = field(default_factory=list)
     samples: list[torch.Tensor] = field(default_factory=list)
-    estimates: list[torch.Tensor] = field(default_factory=list)
+    estimates: list[torch.Tensor | None] = field(default_factory=list)
+    others: list[Mapping[str, torch.Tensor]] = field(default_factory=list)  # further fields
     draws: list[list[torch.Tensor]] = field(default_factory=list)
 
-
-def doubled(space: Space, case: Case) -> bool:
-    """Whether the network's output has variance channels."""
-    kind = case.get("variance_type")
-    if space.name == "DDPMScheduler":
-        return kind.startswith("learned")
-    return kind is not None and case["prediction_type"] == "epsilon"
+    @property
+    def arrays(self) -> list[torch.Tensor]:
+        """Every sample and every estimate."""
+        return [*self.samples, *(x for x in self.estimates if x is not None)]
 
 
 def normal(shape: tuple[int, ...], dtype: torch.dtype, *seed: int) -> torch.Tensor:
@@ -44,10 +43,10 @@ def normal(shape: tuple[int, ...], dtype: torch.dtype, *seed: int) -> torch.Tens
 def output(space: Space, case: Case, i: int, dtype: torch.dtype) -> torch.Tensor:
     """What the network says at evaluation i."""
     batch, channels, *rest = case["shape"]
-    m = normal((batch, channels * (1 + doubled(space, case)), *rest), dtype, 1, i)
+    m = normal((batch, channels * (2 if space.doubled(case) else 1), *rest), dtype, 1, i)
     if case.get("as.head") == "variance":
         m[:, channels:] = m[:, channels:].exp()
-    return m
+    return space.output(case, i, m)
 
 
 def entry(space: Space, case: Case, evaluations: int) -> int:
@@ -62,7 +61,7 @@ def entry(space: Space, case: Case, evaluations: int) -> int:
 def step_options(case: Case, i: int, dtype: torch.dtype) -> dict[str, Any]:
     """Options of `step`."""
     chosen = {k.removeprefix("step."): v for k, v in case.items() if k.startswith("step.")}
-    if chosen.pop("variance_noise", None) == GIVEN:
+    if is_given(chosen.pop("variance_noise", None)):
         chosen["variance_noise"] = normal(case["shape"], dtype, 2, i)
     return chosen
 
@@ -70,20 +69,24 @@ def step_options(case: Case, i: int, dtype: torch.dtype) -> dict[str, Any]:
 def loop(
     scheduler: Any, space: Space, case: Case, dtype: torch.dtype, draws: Any, run: Run
 ) -> None:
-    """The loop everyone writes; `draws(i)` gives the options that say where noise comes from."""
+    """The class's loop; `draws(i)` gives the options that say where noise comes from."""
     start = entry(space, case, len(scheduler.timesteps))
     if case["start"].startswith("begin") and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(start)
-    x = normal(case["shape"], dtype, 0) * scheduler.init_noise_sigma
-    x = x.to(dtype)
-    for i, t in enumerate(scheduler.timesteps[start:]):
-        run.inputs.append(scheduler.scale_model_input(x, t))
-        out = scheduler.step(
-            output(space, case, i, dtype), t, x, **step_options(case, i, dtype), **draws(i)
-        )
-        x = out.prev_sample
-        run.samples.append(x)
-        run.estimates += [out[name] for name in ESTIMATES if name in out.keys()]  # noqa: SIM118
+    x = (normal(case["shape"], dtype, 0) * run.init_noise_sigma).to(dtype)
+    walk = space.loop(
+        scheduler,
+        case,
+        x,
+        start,
+        lambda i, seen: output(space, case, i, dtype),
+        lambda i: {**step_options(case, i, dtype), **draws(i)},
+    )
+    for seen, out in walk:
+        run.inputs.append(seen)
+        run.samples.append(out["prev_sample"])
+        run.estimates.append(next((out[name] for name in ESTIMATES if name in out), None))
+        run.others.append({k: v for k, v in out.items() if k not in ("prev_sample", *ESTIMATES)})
 
 
 def dtype_of(lifted: bool) -> torch.dtype:
@@ -95,12 +98,12 @@ def through_diffusers(space: Space, case: Case, *, lifted: bool) -> Run:
     """Run the reference; what it raises passes through."""
     source = Draws(seed=3)
     with reference(space.name, source, lifted=lifted) as cls:
-        scheduler = cls(**options(case))
-        scheduler.set_timesteps(**calls(case))
+        scheduler = cls(**space.options(case))
+        scheduler.set_timesteps(**space.calls(case))
         run = Run(
             scheduler.timesteps.numpy(),
             scheduler.sigmas.numpy() if space.sigmas else None,
-            float(scheduler.init_noise_sigma),
+            float(getattr(scheduler, "init_noise_sigma", 1.0)),
         )
 
         def count(i: int) -> dict[str, Any]:
@@ -117,7 +120,7 @@ def ours(space: Space, case: Case, compatibility: str = "diffusers") -> Any:
     """Our scheduler of this case."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*no effect.*")
-        return getattr(cmsched, space.name)(**options(case), compatibility=compatibility)
+        return getattr(cmsched, space.name)(**space.options(case), compatibility=compatibility)
 
 
 def queue(draws: list[torch.Tensor], used: list[torch.Tensor]) -> Any:
@@ -138,7 +141,7 @@ def through_habit(
     scheduler = ours(space, case)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*no effect.*")
-        scheduler.set_timesteps(**{"xp": "torch", **calls(case)})
+        scheduler.set_timesteps(**{"xp": "torch", **space.calls(case)})
         run = Run(
             scheduler.timesteps.numpy(), np.asarray(scheduler.sigmas), scheduler.init_noise_sigma
         )
@@ -146,7 +149,7 @@ def through_habit(
 
         def source(i: int) -> dict[str, Any]:
             run.draws.append([])
-            if not takes or case.get("step.variance_noise") == GIVEN:
+            if not takes or given(case):
                 return {}
             return {"generator": queue(draws[i], run.draws[-1])}
 
@@ -156,7 +159,7 @@ def through_habit(
 
 def plan_of(space: Space, case: Case, compatibility: str = "diffusers") -> Any:
     """Our plan of this case, from its first step."""
-    chosen = calls(case)
+    chosen = space.calls(case)
     chosen.pop("device", None)
     chosen |= {
         k: v for k, v in step_options(case, 0, torch.float64).items() if k != "variance_noise"
@@ -165,29 +168,64 @@ def plan_of(space: Space, case: Case, compatibility: str = "diffusers") -> Any:
 
 
 def through_plan(space: Space, case: Case, draws: list[list[torch.Tensor]], *, lifted: bool) -> Run:
-    """Run our plan with the pure functions."""
+    """Run our plan with the pure functions, or its sampler where it cannot be traced."""
     plan, dtype = plan_of(space, case), dtype_of(lifted)
-    z = normal(case["shape"], dtype, 0)
-    x = cmsched.init(plan, z).sample
+    z, arrays = normal(case["shape"], dtype, 0), space.given(case, dtype)
+    more = {"given": arrays} if arrays else {}
+    if plan.layout is None:
+        return through_sampler(space, case, plan, z, draws, more)
+    run = Run(plan.timesteps, None, plan.grid.init_scale)
+    draws = space.draws(case, draws)
+    if plan.layout.start_draws:
+        first, *draws = draws
+        state = cmsched.init(plan, z, rng=queue(first, []), **more)
+    else:
+        state = cmsched.init(plan, z, **more)
     if start := entry(space, case, len(plan)):
         plan = plan.skip(plan.steps[start])
-    state = cmsched.init(plan, z)._replace(sample=x)
-    run = Run(plan.timesteps, None, plan.grid.init_scale)
+        state = cmsched.init(plan, z, **more)._replace(sample=state.sample)
     for i in range(len(plan)):
         run.draws.append([])
         m = output(space, case, i, dtype)
         run.inputs.append(cmsched.model_input(plan, state)[0])
-        run.estimates.append(cmsched.estimate(plan, state, m).x0)
+        run.estimates.append(cmsched.estimate(plan, state, m, **more).x0)
         wanted = (
             cmsched.draw(plan, state, queue(draws[i], run.draws[-1])) if not given(case) else None
         )
         if given(case) and plan.rows[i].draws:
             wanted = step_options(case, i, dtype)["variance_noise"]
-        state = cmsched.step(plan, state, m, noise=wanted)
+        state = cmsched.step(plan, state, m, noise=wanted, **more)
         run.samples.append(state.sample)
+    return run
+
+
+def through_sampler(
+    space: Space,
+    case: Case,
+    plan: Any,
+    z: torch.Tensor,
+    draws: list[list[torch.Tensor]],
+    more: Mapping[str, Any],
+) -> Run:
+    """Run the sampler of a plan untraced."""
+    run, dtype = Run(plan.timesteps, None, plan.grid.init_scale), z.dtype
+    used: list[torch.Tensor] = []
+    source = queue([z for step in space.draws(case, draws) for z in step], used)
+
+    def model(x: torch.Tensor, t: Any) -> torch.Tensor:
+        run.inputs.append(x)
+        return output(space, case, len(run.inputs) - 1, dtype)
+
+    def seen(i: int, state: Any, x0: torch.Tensor) -> None:
+        if i:
+            run.samples.append(state.sample)
+        run.estimates.append(x0)
+
+    run.samples.append(cmsched.run(model, plan, z, rng=source, callback=seen, **more))
+    run.draws = draws
     return run
 
 
 def given(case: Case) -> bool:
     """Whether the noise of each step is handed to it."""
-    return case.get("step.variance_noise") == GIVEN
+    return is_given(case.get("step.variance_noise"))

@@ -10,9 +10,10 @@ import torch
 import cmsched
 
 from . import runs
-from .grid import GIVEN, RUN, SPACES, Space
+from .grid import MAKING, RUN, Space, is_given
 from .lifted import Draws, reference
 from .pairwise import Rule, all_pairs
+from .spaces import SPACES
 
 pytestmark = pytest.mark.peers
 
@@ -24,10 +25,6 @@ NOT_OURS = {
     "register_for_auto_class": "remote code of the Hub client",
     "push_to_hub": "save_config(..., push_to_hub=True)",
     "one": "the number 1, as a tensor",
-    "dt": "the step kept between Heun's two evaluations",
-    "prev_derivative": "the slope kept between Heun's two evaluations",
-    "sample": "the sample kept between Heun's two evaluations",
-    "sigma_data": "a constant of LCM, 0.5, set when first used",
 }
 
 
@@ -104,7 +101,7 @@ def test_signatures(name: str) -> None:
             ]
             assert all(p.kind is p.KEYWORD_ONLY for p in added), method
             here = {"self", "model_output", "timestep", "sample", "generator", "return_dict"}
-            here |= {"num_inference_steps"}  # the run's "n"
+            here |= {"num_inference_steps", *space.loop_gives}  # the run's "n"
             missing = [n for n, _ in wanted if n not in here and prefix + n not in space.factors]
             assert not missing, f"{method}: not in the grid: {missing}"
         for method in ("add_noise", "set_begin_index", "index_for_timestep", "get_velocity"):
@@ -129,7 +126,7 @@ def test_public_names(name: str) -> None:
                     scheduler.scale_model_input(x, t)
                     scheduler.step(x, t, x)
             wanted, found = ({k for k in dir(s) if k[0] != "_"} for s in pair)
-            assert wanted - found <= NOT_OURS.keys(), stage
+            assert wanted - found <= {*NOT_OURS, *space.reference_only}, stage
             for key in wanted & found:
                 assert callable(getattr(pair[0], key)) == callable(getattr(pair[1], key)), key
 
@@ -137,7 +134,6 @@ def test_public_names(name: str) -> None:
 def test_given_stands_only_for_what_a_case_makes() -> None:
     for space in SPACES.values():
         for case in space.cases:
-            assert {k for k, v in case.items() if v == GIVEN} <= {
-                *("trained_betas", "set.timesteps", "set.sigmas", "step.variance_noise")
-            }
+            made = {k for k, v in case.items() if is_given(v)}
+            assert made <= {*MAKING, *space.making, "step.variance_noise"}
             assert RUN.keys() <= case.keys()

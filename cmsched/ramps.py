@@ -1,0 +1,150 @@
+"""Noise levels between two ends, noisiest first, on the host in float64.
+
+Rules of (n, high, low) with keywords of their own; those without ends give sigma / alpha.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ._messages import check_count
+from .schedules import VPSDE
+
+__all__ = ["RAMPS", "karras", "ramp"]
+
+
+def check_ends(n: int, high: float, low: float, *, positive: bool) -> None:
+    """Raise unless a ramp can be made of n levels from high to low."""
+    check_count("num_inference_steps", n)
+    if not (0.0 < high < math.inf and (low > 0.0 if positive else low >= 0.0)):
+        raise ValueError(f"noise levels must be positive and finite, got {high:g} to {low:g}")
+    if low > high or (low == high and n > 1):
+        raise ValueError(f"noise levels must go down, got {n} from {high:g} to {low:g}")
+
+
+def karras(n: int, high: float, low: float, *, rho: float = 7.0) -> np.ndarray:
+    """(high^(1/rho) + i/(n-1) (low^(1/rho) - high^(1/rho)))^rho (arXiv:2206.00364, eq. 5)."""
+    check_ends(n, high, low, positive=False)
+    return ramp(np.linspace(0, 1, n), high, low, rho=rho)
+
+
+def ramp(fractions: np.ndarray, high: float, low: float, *, rho: float) -> np.ndarray:
+    """Karras levels at given fractions of the way from high to low."""
+    a, b = high ** (1 / rho), low ** (1 / rho)
+    return np.asarray((a + fractions * (b - a)) ** rho)
+
+
+def exponential(n: int, high: float, low: float) -> np.ndarray:
+    """Even in log sigma, which is uniform in lam."""
+    check_ends(n, high, low, positive=True)
+    return np.asarray(np.exp(np.linspace(math.log(high), math.log(low), n)))
+
+
+def beta(n: int, high: float, low: float, *, a: float = 0.6, b: float = 0.6) -> np.ndarray:
+    """Quantiles of the Beta(a, b) distribution (arXiv:2407.12173); needs SciPy."""
+    try:
+        from scipy.stats import beta as distribution  # an extra, loaded only here
+    except ImportError:
+        raise ImportError('beta sigmas need SciPy: pip install "cmsched[scipy]"') from None
+    check_ends(n, high, low, positive=False)
+    quantiles = np.asarray(distribution.ppf(1 - np.linspace(0, 1, n), a, b))
+    return low + quantiles * (high - low)
+
+
+def polyexponential(n: int, high: float, low: float, *, rho: float = 1.0) -> np.ndarray:
+    """Log sigma is the power rho of an even ramp (k-diffusion get_sigmas_polyexponential)."""
+    check_ends(n, high, low, positive=True)
+    return np.asarray(low * np.exp(np.linspace(1, 0, n) ** rho * math.log(high / low)))
+
+
+def laplace(n: int, high: float, low: float, *, mu: float = 0.0, beta: float = 0.5) -> np.ndarray:
+    """Quantiles of Laplace(mu, beta) in log sigma, restricted to the ends (arXiv:2407.03297).
+
+    The published code clamps to the ends instead, which makes equal levels.
+    """
+    check_ends(n, high, low, positive=True)
+    part = np.linspace(0, 1, n)
+    sides = []  # the share of the distribution above each level, and below it
+    for sign in (1, -1):
+        a, b = (sign * (math.log(level) - mu) / beta for level in (high, low))
+        tails = [math.exp(-v) / 2 if v > 0 else 1 - math.exp(v) / 2 for v in (a, b)]
+        sides.append((1 - part) * tails[0] + part * tails[1])
+    above, below = sides  # of the smaller one a logarithm keeps its digits
+    return np.exp(mu + beta * np.where(above < below, -np.log(2 * above), np.log(2 * below)))
+
+
+def kl_optimal(n: int, high: float, low: float) -> np.ndarray:
+    """Even in atan sigma (arXiv:2404.14507, theorem 3.1)."""
+    check_ends(n, high, low, positive=True)
+    part = np.linspace(0, 1, n)
+    angle = (1 - part) * math.atan(high) + part * math.atan(low)
+    rest = (1 - part) * math.atan(1 / high) + part * math.atan(
+        1 / low
+    )  # keeps a small one's digits
+    return np.where(angle < rest, np.tan(angle), 1 / np.tan(rest))
+
+
+def vp(
+    n: int, high: float, low: float, *, beta_d: float = 19.9, beta_min: float = 0.1
+) -> np.ndarray:
+    """Even in the time of the VP SDE with beta = beta_min + beta_d t (k-diffusion)."""
+    check_ends(n, high, low, positive=False)
+    sde = VPSDE(beta_min=beta_min, beta_max=beta_min + beta_d)
+    times = np.linspace(sde.time_at(high), sde.time_at(low), n)
+    return np.array([sde.ratio_at(t) for t in times.tolist()])
+
+
+def linear_quadratic(
+    n: int, high: float, *, threshold: float = 0.025, linear_steps: int | None = None
+) -> np.ndarray:
+    """Of n + 1 levels from high to 0 all but that, even to 1 - threshold of it, then quadratic."""
+    check_ends(n, high, 0.0, positive=False)
+    if n == 1:
+        return np.array([high])
+    even = n // 2 if linear_steps is None else check_count("linear_steps", linear_steps, n - 1)
+    i, slope = np.arange(n), threshold / even
+    bend = (1 - slope * n) / (n - even) ** 2  # so that it meets 1 at n
+    return high * (1 - slope * i - bend * np.maximum(i - even, 0) ** 2)
+
+
+def ipndm(n: int) -> np.ndarray:
+    """Where sigma is sin(pi s / 2)^2 in the vp frame, s even from 1 (reference IPNDMScheduler)."""
+    s = np.linspace(1, 0, n + 1)[1:-1] * (math.pi / 2)
+    sigma = np.sin(s) ** 2
+    return np.array([math.inf, *(sigma / (np.cos(s) * np.sqrt(1 + sigma)))])
+
+
+def resampled(levels: Sequence[float]) -> Callable[[int], np.ndarray]:
+    """Return the ramp of n of n + 1 levels log-linear in a table, its last left out."""
+    table = np.log(levels)
+
+    def ramp(n: int) -> np.ndarray:
+        places = np.linspace(0, len(table) - 1, n + 1)
+        return np.asarray(np.exp(np.interp(places, np.arange(len(table)), table))[:n])
+
+    return ramp
+
+
+# Align Your Steps (arXiv:2404.14507), ten steps; sigma / alpha
+AYS = {
+    "ays_sd15": "14.6146412293 6.4745760956 3.8636745985 2.6946151520 1.8841921177 1.3943805092"
+    " 0.9642583904 0.6523686016 0.3977456272 0.1515232662 0.0291671582",
+    "ays_sdxl": "14.6146412293 6.3184485287 3.7681790315 2.1811480769 1.3405244945 0.8620721141"
+    " 0.5550693289 0.3798540708 0.2332364134 0.1114188177 0.0291671582",
+    "ays_svd": "700 54.5 15.886 7.977 4.248 1.789 0.981 0.403 0.173 0.034 0.002",
+}
+
+RAMPS: dict[str, Callable[..., np.ndarray]] = {
+    "karras": karras,
+    "exponential": exponential,
+    "polyexponential": polyexponential,
+    "beta": beta,
+    "lu": exponential,  # uniform in lam: the same curve under the multistep solvers' name for it
+    "laplace": laplace,
+    "kl_optimal": kl_optimal,
+    "vp": vp,
+    "linear_quadratic": linear_quadratic,  # Mochi and LTX-Video
+    "ipndm": ipndm,
+    **{name: resampled([float(v) for v in text.split()]) for name, text in AYS.items()},
+}

@@ -1,0 +1,178 @@
+"""Linear multistep methods: LMS, iPNDM, DEIS, PNDM and its PLMS half."""
+
+import math
+
+from . import Keep, Raw, register
+from .formulas import bend, carry, integrals, newest, orders
+
+ORDERS = tuple(range(1, 10))
+# Adams-Bashforth of equal steps (arXiv:2202.09778, eq. 12)
+EQUAL = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
+
+
+def linear_multistep(x, grid, solver_order, level, factors, ramp_down=False):
+    """First-order steps, bent by the differences of the newest eps at their levels."""
+    nodes = []
+    for a, b, order in orders(grid, solver_order, ramp_down):
+        x, x0, eps = yield Raw(x, a)
+        if solver_order > 1:
+            eps = yield Keep(eps)
+        nodes = newest(solver_order, [(level(a), eps), *nodes])
+        y = carry(x, eps, a, b) if a.alpha > 0 else b.alpha * x0 + b.sigma * eps
+        used = nodes[:order]
+        if len(used) > 1:
+            y = y + bend(used, factors([at for at, _ in used], a, b)[1:])
+        x = y
+    return x
+
+
+def kept(options):
+    """A method of order p keeps the p - 1 eps before the newest."""
+    return options["solver_order"] - 1
+
+
+def whole(options):
+    """The order asked for."""
+    return options["solver_order"]
+
+
+@register(
+    "ipndm_v",
+    paper="arXiv:2204.13902, Adams-Bashforth with the weights of uneven steps",
+    order=whole,
+    stored=kept,
+    choices={"solver_order": ORDERS},
+    variants=({},),
+)
+@register(
+    "lms",
+    paper="k-diffusion sample_lms: Adams-Bashforth in sigma / alpha, exact weights",
+    order=whole,
+    stored=kept,
+    choices={"solver_order": ORDERS},
+    variants=(*({"solver_order": k} for k in (1, 2, 3, 4, 5)), {"corrector": "unic"}),
+)
+def lms(x, grid, noise, *, solver_order=4):
+    """The polynomial through the newest eps, integrated over sigma / alpha without error."""
+
+    def factors(levels, a, b):
+        return [b.alpha * w for w in integrals(levels, a.ratio, b.ratio)]
+
+    return (yield from linear_multistep(x, grid, solver_order, lambda p: p.ratio, factors))
+
+
+@register(
+    "ipndm",
+    paper="arXiv:2204.13902, section 3.2: Adams-Bashforth weights of equal steps",
+    order=lambda o: min(o["solver_order"], 1),
+    stored=kept,
+    choices={"solver_order": (1, 2, 3, 4)},
+    variants=({"solver_order": 2}, {"solver_order": 4}),
+)
+def ipndm(x, grid, noise, *, solver_order=4):
+    """The weights of equal steps whatever the steps are; of its order only where they are equal."""
+
+    def factors(levels, a, b):
+        return [b.alpha * (b.ratio - a.ratio) * w for w in EQUAL[len(levels) - 1]]
+
+    return (yield from linear_multistep(x, grid, solver_order, lambda p: p.ratio, factors))
+
+
+@register(
+    "deis",
+    paper="arXiv:2204.13902, eq. 15, the polynomial in log rho",
+    order=whole,
+    stored=kept,
+    choices={"solver_order": ORDERS},
+    variants=(*({"solver_order": k} for k in (1, 2, 3, 4)), {"corrector": "unic"}),
+)
+def deis(x, grid, noise, *, solver_order=2, ramp_down=False):
+    """The polynomial in lam through the newest eps, integrated with the exponential of the ODE."""
+
+    def factors(levels, a, b):
+        exact = integrals(levels, a.lam, b.lam, lambda u: math.exp(b.lam - u))
+        return [-b.sigma * w for w in exact]
+
+    return (
+        yield from linear_multistep(x, grid, solver_order, lambda p: p.lam, factors, ramp_down)
+    )
+
+
+def combined(past):
+    """The Adams-Bashforth combination of up to four eps, newest first."""
+    parts = [w * eps for w, eps in zip(EQUAL[len(past) - 1], past, strict=True)]
+    return sum(parts[1:], parts[0])
+
+
+@register(
+    "plms",
+    paper="arXiv:2202.09778, algorithm 2 after a Heun step; CompVis/latent-diffusion plms",
+    order=1,
+    stored=3,
+    correctable=False,
+)
+def plms(x, grid, noise):
+    """Adams-Bashforth combinations of eps, moved as DDIM does; the first step evaluates twice."""
+    past = []
+    last = grid.points[-1]
+    for a, b in grid.steps():
+        x, x0, eps = yield Raw(x, a)
+        eps = yield Keep(eps)
+        if a.alpha == 0:
+            x = b.alpha * x0 + b.sigma * eps
+            continue
+        if not past and b is not last:
+            y, _, ahead = yield Raw(carry(x, eps, a, b), b)
+            eps = yield Keep(eps)  # in the place of `ahead`, which is not remembered
+            x = y + 0.5 * (b.sigma - a.sigma * (b.alpha / a.alpha)) * (ahead - eps)
+        else:
+            x = carry(x, combined([eps, *past]), a, b)
+        past = [eps, *past][:3]
+    return x
+
+
+@register(
+    "pndm",
+    paper="arXiv:2202.09778, algorithm 2, Runge-Kutta for the first three steps",
+    order=1,
+    stored=5,
+    correctable=False,
+)
+def pndm(x, grid, noise):
+    """PLMS after three Runge-Kutta steps of four evaluations; PLMS alone on fewer than four steps.
+
+    The middle of a step is in the middle of its times.
+    """
+    if len(grid) < 4 or grid.points[0].alpha == 0 or grid.points[3].sigma == 0:
+        return (yield from plms(x, grid, noise))
+    past = []
+    for step, (a, b) in enumerate(grid.steps()):
+        if step < 3:
+            mid = grid.at_time(0.5 * (a.t + b.t))
+            base, slope = x, None
+            stages = ((a, mid, 1 / 6), (mid, mid, 1 / 3), (mid, b, 1 / 3), (b, b, 1 / 6))
+            for at, to, weight in stages:
+                x, _, eps = yield Raw(x, at)
+                if slope is None:
+                    base, past = x, [eps, *past]
+                slope = weight * eps if slope is None else slope + weight * eps
+                x = carry(base, slope if at is b else eps, a, to)
+                *past, base, slope = yield from hold(past, base, slope)
+        else:
+            x, _, eps = yield Raw(x, a)
+            x = carry(x, combined([eps, *past]), a, b)
+            past = yield from hold([eps, *past[:2]])
+    return x
+
+
+def hold(past, *others):
+    """Keep up to three past eps and others, each in a place of its own whatever their number."""
+    out = []
+    for value in (*past, *past[:1] * (3 - len(past)), *others):
+        out.append((yield Keep(value)))
+    return out[: len(past)] + out[3:]

@@ -1,0 +1,120 @@
+"""UniPC: a predictor of any order, and a corrector that any deterministic sampler can have."""
+
+import math
+
+from . import Keep, Raw, register
+from .adams import ORDERS
+from .formulas import bend, integrals, newest, orders
+
+
+def unified(x, nodes, a, b, *, solver_type="bh2", predict_x0=True):
+    """Return x at b from x at a and (lam, estimate) nodes, the first of them at a.
+
+    arXiv:2302.04867, eq. 3 and 5, for x0 (or eps): the polynomial through the nodes, integrated
+    with the exponential of the ODE. With one difference only, its weight is B(h) / 2 as published.
+    """
+    h = b.lam - a.lam
+    if predict_x0:
+        sign, scale, part = -1.0, b.alpha, b.sigma / a.sigma
+        whole = b.alpha - a.alpha * part
+    else:
+        sign, scale, part = 1.0, -b.sigma, b.alpha / a.alpha
+        whole = b.sigma - a.sigma * part
+    y = part * x + whole * nodes[0][1]
+    if len(nodes) == 1:
+        return y
+    if len(nodes) == 2:
+        size = h if solver_type == "bh1" else sign * math.expm1(sign * h)
+        share = 1.0 if nodes[1][0] == b.lam else h / (nodes[1][0] - a.lam)
+        return y + bend(nodes, [0.5 * scale * size * share])
+    levels = [level for level, _ in nodes]
+    exact = integrals(levels, a.lam, b.lam, lambda u: math.exp(sign * (b.lam - u)))
+    return y + bend(nodes, [scale * w for w in exact[1:]])
+
+
+def corrects(a, b, *, solver_type="bh2", predict_x0=True):
+    """Whether a step has a corrected end: it has a length, and B(h) is finite."""
+    h = b.lam - a.lam
+    limit = a.alpha == 0 and b.sigma > 0 and solver_type == "bh2" and predict_x0
+    return h != 0 and (math.isfinite(h) or limit)
+
+
+def corrected(loop, order):
+    """Correct each sample of another loop once the network has seen it: UniC (eq. 5, B2).
+
+    What the correction takes from the step before is one array, kept with the estimates.
+    """
+    reply, start, nodes, a = None, None, [], None
+    while True:
+        try:
+            asked = loop.send(reply)
+        except StopIteration as end:
+            return end.value
+        if isinstance(asked, Keep):
+            reply = yield asked
+            continue
+        predicted, b = asked
+        known = None
+        if a is not None and corrects(a, b):
+            levels = [nodes[0][0], b.lam, *(level for level, _ in nodes[1:])]
+            values = [nodes[0][1], 0.0 * nodes[0][1], *(value for _, value in nodes[1:])]
+            known = yield Keep(unified(start, [*zip(levels, values, strict=True)], a, b) - predicted)
+            ones = [float(level == b.lam) for level in levels]
+            own = unified(0.0, [*zip(levels, ones, strict=True)], a, b)
+        x, x0, *eps = yield asked
+        if known is not None:
+            change = known + own * x0
+            x, eps = x + change, [e + change / b.sigma for e in eps]
+        start, a = x, b
+        nodes = newest(order, [(b.lam, x0), *nodes])
+        reply = (x, x0, *eps)
+
+
+@register(
+    "unipc",
+    paper="arXiv:2302.04867, algorithms 1 to 4",
+    order=lambda o: o["solver_order"] + (o["disable_corrector"] is not True),
+    stored=lambda o: o["solver_order"] - (o["disable_corrector"] is True),
+    choices={"solver_order": ORDERS, "solver_type": ("bh1", "bh2"), "predict_x0": (True, False)},
+    correctable=False,
+    variants=(
+        *({"solver_order": k} for k in (1, 2, 3, 4)),
+        {"solver_order": 2, "solver_type": "bh1"},
+        {"solver_order": 2, "predict_x0": False},
+        {"solver_order": 3, "predict_x0": False},
+        {"solver_order": 3, "disable_corrector": True},
+    ),
+)
+def unipc(
+    x,
+    grid,
+    noise,
+    *,
+    solver_order=2,
+    solver_type="bh2",
+    predict_x0=True,
+    disable_corrector=(),
+    ramp_down=False,
+):
+    """Predict with the newest estimates; correct with the one made of the prediction as well.
+
+    disable_corrector: the steps after which to leave the prediction as it is, or True for all.
+    """
+    options = {"solver_type": solver_type, "predict_x0": predict_x0}
+    done = grid.total - len(grid)
+    nodes, start, last, order = [], None, None, 0
+    for step, (a, b, most) in enumerate(orders(grid, solver_order, ramp_down), start=done):
+        predicted = x
+        x, x0, eps = yield Raw(x, a)
+        m = x0 if predict_x0 else (yield Keep((x - a.alpha * x0) / a.sigma))
+        off = disable_corrector is True or step - 1 in disable_corrector
+        if last is not None and not off and corrects(last, a, **options):
+            used = [nodes[0], (a.lam, m), *nodes[1:order]]
+            x = x + (unified(start, used, last, a, **options) - predicted)
+        nodes = newest(solver_order, [(a.lam, m), *nodes])
+        start, last, order = x, a, min(most, len(nodes))
+        if predict_x0 or (a.alpha > 0 and b.sigma > 0):
+            x = unified(x, nodes[:order], a, b, **options)
+        else:
+            x = b.alpha * x0 + b.sigma * eps
+    return x

@@ -1,0 +1,3 @@
+"""The differences, one file a family; `shared` has the themes of several."""
+
+from . import first_order, shared, sigma, solvers  # noqa: F401

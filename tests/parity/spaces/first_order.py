@@ -1,0 +1,131 @@
+"""First-order samplers on training steps: LCM, DDIM, DDPM."""
+
+from ..grid import (
+    BETAS,
+    BOTH,
+    CLIPPING,
+    GIVEN,
+    LATER,
+    OFFSET,
+    OFFSETS,
+    PREDICTIONS,
+    RUN,
+    SMALL,
+    SPACINGS,
+    THRESHOLDING,
+    TRAIN,
+    WHOLE,
+    ZERO_SNR,
+    Rule,
+    Space,
+)
+
+FINAL = ("alphas_cumprod", "betas", "alphas", "timesteps", "final_alpha_cumprod")
+
+SPACES = [
+    Space(
+        "LCMScheduler",
+        {
+            **RUN,
+            **BETAS,
+            "original_inference_steps": (50, 40),
+            **CLIPPING,
+            "set_alpha_to_one": BOTH,
+            "steps_offset": OFFSETS,
+            "prediction_type": PREDICTIONS,
+            **THRESHOLDING,
+            "timestep_spacing": SPACINGS,
+            "timestep_scaling": (10.0, 1.0),
+            "rescale_betas_zero_snr": BOTH,
+            "set.original_inference_steps": (None, 30, SMALL),
+            "set.timesteps": (None, GIVEN),
+            "set.strength": (1.0, 0.8),
+        },
+        [
+            WHOLE,
+            LATER,
+            ZERO_SNR,
+            Rule(
+                ("n", "set.original_inference_steps", "set.timesteps"),
+                lambda n, original, given: n != TRAIN or given == GIVEN or original == SMALL,
+                {"n": TRAIN, "num_train_timesteps": SMALL},
+            ),
+            Rule(
+                ("n", "set.strength", "set.timesteps"),
+                lambda n, strength, given: strength == 1.0 or (n != TRAIN and n != 1),
+                {"n": TRAIN, "num_train_timesteps": SMALL, "set.strength": 0.8},
+            ),
+        ],
+        tables=FINAL,
+        velocity=True,
+        reference_only={"sigma_data": "a constant, 0.5, set when first used"},
+    ),
+    Space(
+        "DDIMScheduler",
+        {
+            **RUN,
+            **BETAS,
+            "clip_sample": BOTH,
+            "set_alpha_to_one": BOTH,
+            "steps_offset": OFFSETS,
+            "prediction_type": PREDICTIONS,
+            **THRESHOLDING,
+            "clip_sample_range": (1.0, 0.7),
+            "timestep_spacing": SPACINGS,
+            "rescale_betas_zero_snr": BOTH,
+            "step.eta": (0.0, 0.5, 1.0),
+            "step.use_clipped_model_output": BOTH,
+            "step.variance_noise": (None, GIVEN),
+        },
+        [
+            WHOLE,
+            LATER,
+            ZERO_SNR,
+            Rule(
+                ("n", "timestep_spacing", "steps_offset"),
+                lambda n, spacing, offset: n != TRAIN or spacing != "leading" or not offset,
+                OFFSET.rejected,
+            ),
+            Rule(
+                ("step.variance_noise", "step.eta"),
+                lambda noise, eta: noise is None or eta > 0,
+            ),
+            # where a coefficient is zero, the reference takes the root of a rounding residue
+            Rule(
+                ("rescale_betas_zero_snr", "step.eta", "timestep_spacing", "n"),
+                lambda rescale, eta, spacing, n: (
+                    not rescale or eta < 1 or (spacing == "leading" and n != TRAIN)
+                ),
+            ),
+        ],
+        step_draws_last=True,
+        tables=FINAL,
+        velocity=True,
+    ),
+    Space(
+        "DDPMScheduler",
+        {
+            **RUN,
+            **BETAS,
+            "beta_schedule": (*BETAS["beta_schedule"], "laplace", "sigmoid"),
+            "variance_type": (
+                "fixed_small",
+                "fixed_small_log",
+                "fixed_large",
+                "fixed_large_log",
+                "learned",
+                "learned_range",
+            ),
+            **CLIPPING,
+            "prediction_type": PREDICTIONS,
+            **THRESHOLDING,
+            "timestep_spacing": SPACINGS,
+            "steps_offset": OFFSETS,
+            "rescale_betas_zero_snr": BOTH,
+            "set.timesteps": (None, GIVEN),
+        },
+        [WHOLE, LATER, ZERO_SNR, OFFSET],
+        doubled=lambda case: case["variance_type"].startswith("learned"),
+        velocity=True,
+    ),
+]

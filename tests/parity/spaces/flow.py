@@ -1,0 +1,5 @@
+"""Flow matching."""
+
+from ..grid import Space
+
+SPACES: list[Space] = []
