@@ -417,13 +417,13 @@ def check_tokens(plan: TokenPlan, tokens: Array) -> Backend:
     return backend
 
 
-def check_classes(backend: Backend, tokens: Array, x: Array, count: int) -> Array:
+def check_classes(backend: Backend, tokens: Array, name: str, x: Array, count: int) -> Array:
     """Return x in its accumulation dtype, or raise unless it has so many classes on axis 1."""
-    check_kind(backend, tokens, "output", x)
+    check_kind(backend, tokens, name, x)
     wanted = (tokens.shape[0], count, *tokens.shape[1:])
     if tuple(x.shape) != wanted:
         raise ValueError(
-            f"output has shape {tuple(x.shape)}, for tokens {tuple(tokens.shape)} it must be"
+            f"{name} has shape {tuple(x.shape)}, for tokens {tuple(tokens.shape)} it must be"
             f" {wanted}: a log probability of every class (with none for the mask in the network's"
             " output), on axis 1"
         )
@@ -433,7 +433,7 @@ def check_classes(backend: Backend, tokens: Array, x: Array, count: int) -> Arra
 def _checked(plan: TokenPlan, tokens: Array, output: Array) -> Backend:
     """Return the backend, or raise unless tokens and output belong together."""
     backend = check_tokens(plan, tokens)
-    check_classes(backend, tokens, output, plan.mask_class)
+    check_classes(backend, tokens, "output", output, plan.mask_class)
     return backend
 
 

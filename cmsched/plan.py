@@ -52,6 +52,7 @@ class Layout:
     integral: bool  # whether the network is conditioned on integers
     masked: bool  # whether a mask is given
     scaled: bool  # whether the network's input is scaled anywhere
+    clean: bool  # whether sigma is 0 at an evaluation, where an inversion starts
     prediction: Prediction
 
     def __post_init__(self) -> None:
@@ -487,6 +488,7 @@ def _lower(
         prediction=prediction,
         masked=MASK in entry.given,
         scaled=any(p.scale != 1.0 for p in traced.points),
+        clean=any(p.sigma == 0.0 for p in traced.points),
     )
     ranks = [rank for rank, _ in layout.draws]
 

@@ -9,10 +9,12 @@ network sees, and N = sqrt(alpha^2 sigma_data^2 + sigma^2):
     sample           m = x0
     v_prediction     m = a eps - s x0
     flow_prediction  m = eps - x0
+    data_flow_prediction  m = x0 - eps, the same in the time 1 - sigma
     score            m = -eps / sigma
     scaled_score     m = -eps, the score times sigma
     trigflow         m = cos(t) sigma_data eps - sin(t) x0, sin(t) = sigma / N (arXiv:2410.11081)
     edm              x0 = c_skip u + c_out m, u = x / alpha (arXiv:2206.00364, table 1)
+    edm_v            the same with -c_out, which is trigflow's m / sigma_data
     consistency      the same with the boundary condition c_skip = 1, c_out = 0 at sigma_min
 
 The paper's TrigFlow network F gives m = sigma_data F.
@@ -39,6 +41,11 @@ def _edm(alpha: Any, sigma: Any, scale: Any, o: "Prediction") -> tuple[Any, Any]
     return sigma / (size * o.sigma_data), -alpha * (o.sigma_data / size)
 
 
+def _edm_v(alpha: Any, sigma: Any, scale: Any, o: "Prediction") -> tuple[Any, Any]:
+    c, d = _edm(alpha, sigma, scale, o)
+    return -c, -d
+
+
 def _consistency(alpha: Any, sigma: Any, scale: Any, o: "Prediction") -> tuple[Any, Any]:
     above, data = sigma - alpha * o.sigma_min, o.sigma_data
     size, part = o.size(alpha, sigma), above * above + (alpha * data) ** 2
@@ -51,10 +58,12 @@ OUTPUTS: dict[str, Callable[[Any, Any, Any, "Prediction"], tuple[Any, Any]]] = {
     "sample": lambda alpha, sigma, scale, o: (1.0, 0.0),
     "v_prediction": lambda alpha, sigma, scale, o: (-scale * sigma, scale * alpha),
     "flow_prediction": lambda alpha, sigma, scale, o: (-1.0, 1.0),
+    "data_flow_prediction": lambda alpha, sigma, scale, o: (1.0, -1.0),
     "score": lambda alpha, sigma, scale, o: (0.0, -1.0 / sigma),
     "scaled_score": lambda alpha, sigma, scale, o: (0.0, -1.0),
     "trigflow": _trigflow,
     "edm": _edm,
+    "edm_v": _edm_v,
     "consistency": _consistency,
 }
 PREDICTION_TYPES = tuple(OUTPUTS)
@@ -175,6 +184,8 @@ class Prediction:
                 return at.scale * s / (a * a + s * s), a / (a * a + s * s)
             case "flow_prediction":
                 return at.scale / (a + s), a / (a + s)
+            case "data_flow_prediction":
+                return at.scale / (a + s), -a / (a + s)
         if at.sigma == 0.0:
             raise ValueError(
                 f"prediction_type={self.type!r} does not determine eps at t={at.t:g}, where sigma"

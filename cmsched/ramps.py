@@ -5,6 +5,7 @@ Rules of (n, high, low) with keywords of their own; those without ends give sigm
 
 import math
 from collections.abc import Callable, Sequence
+from functools import wraps
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from ._messages import check_count
 from .schedules import VPSDE
 
 __all__ = ["RAMPS", "karras", "ramp"]
+
+Rule = Callable[..., np.ndarray]
 
 
 def check_ends(n: int, high: float, low: float, *, positive: bool) -> None:
@@ -23,9 +26,26 @@ def check_ends(n: int, high: float, low: float, *, positive: bool) -> None:
         raise ValueError(f"noise levels must go down, got {n} from {high:g} to {low:g}")
 
 
+def between(*, positive: bool) -> Callable[[Rule], Rule]:
+    """Return a decorator of rules of (n, high, low): ends are checked, and met exactly."""
+
+    def enter(rule: Rule) -> Rule:
+        @wraps(rule)
+        def ramp(n: int, high: float, low: float, **options: float) -> np.ndarray:
+            check_ends(n, high, low, positive=positive)
+            levels = np.array(rule(n, high, low, **options))
+            levels[-1] = low
+            levels[0] = high
+            return levels
+
+        return ramp
+
+    return enter
+
+
+@between(positive=False)
 def karras(n: int, high: float, low: float, *, rho: float = 7.0) -> np.ndarray:
     """(high^(1/rho) + i/(n-1) (low^(1/rho) - high^(1/rho)))^rho (arXiv:2206.00364, eq. 5)."""
-    check_ends(n, high, low, positive=False)
     return ramp(np.linspace(0, 1, n), high, low, rho=rho)
 
 
@@ -35,35 +55,35 @@ def ramp(fractions: np.ndarray, high: float, low: float, *, rho: float) -> np.nd
     return np.asarray((a + fractions * (b - a)) ** rho)
 
 
+@between(positive=True)
 def exponential(n: int, high: float, low: float) -> np.ndarray:
     """Even in log sigma, which is uniform in lam."""
-    check_ends(n, high, low, positive=True)
     return np.asarray(np.exp(np.linspace(math.log(high), math.log(low), n)))
 
 
+@between(positive=False)
 def beta(n: int, high: float, low: float, *, a: float = 0.6, b: float = 0.6) -> np.ndarray:
     """Quantiles of the Beta(a, b) distribution (arXiv:2407.12173); needs SciPy."""
     try:
         from scipy.stats import beta as distribution  # an extra, loaded only here
     except ImportError:
         raise ImportError('beta sigmas need SciPy: pip install "cmsched[scipy]"') from None
-    check_ends(n, high, low, positive=False)
     quantiles = np.asarray(distribution.ppf(1 - np.linspace(0, 1, n), a, b))
     return low + quantiles * (high - low)
 
 
+@between(positive=True)
 def polyexponential(n: int, high: float, low: float, *, rho: float = 1.0) -> np.ndarray:
     """Log sigma is the power rho of an even ramp (k-diffusion get_sigmas_polyexponential)."""
-    check_ends(n, high, low, positive=True)
     return np.asarray(low * np.exp(np.linspace(1, 0, n) ** rho * math.log(high / low)))
 
 
+@between(positive=True)
 def laplace(n: int, high: float, low: float, *, mu: float = 0.0, beta: float = 0.5) -> np.ndarray:
     """Quantiles of Laplace(mu, beta) in log sigma, restricted to the ends (arXiv:2407.03297).
 
     The published code clamps to the ends instead, which makes equal levels.
     """
-    check_ends(n, high, low, positive=True)
     part = np.linspace(0, 1, n)
     sides = []  # the share of the distribution above each level, and below it
     for sign in (1, -1):
@@ -74,9 +94,9 @@ def laplace(n: int, high: float, low: float, *, mu: float = 0.0, beta: float = 0
     return np.exp(mu + beta * np.where(above < below, -np.log(2 * above), np.log(2 * below)))
 
 
+@between(positive=True)
 def kl_optimal(n: int, high: float, low: float) -> np.ndarray:
     """Even in atan sigma (arXiv:2404.14507, theorem 3.1)."""
-    check_ends(n, high, low, positive=True)
     part = np.linspace(0, 1, n)
     angle = (1 - part) * math.atan(high) + part * math.atan(low)
     rest = (1 - part) * math.atan(1 / high) + part * math.atan(
@@ -85,11 +105,11 @@ def kl_optimal(n: int, high: float, low: float) -> np.ndarray:
     return np.where(angle < rest, np.tan(angle), 1 / np.tan(rest))
 
 
+@between(positive=False)
 def vp(
     n: int, high: float, low: float, *, beta_d: float = 19.9, beta_min: float = 0.1
 ) -> np.ndarray:
     """Even in the time of the VP SDE with beta = beta_min + beta_d t (k-diffusion)."""
-    check_ends(n, high, low, positive=False)
     sde = VPSDE(beta_min=beta_min, beta_max=beta_min + beta_d)
     times = np.linspace(sde.time_at(high), sde.time_at(low), n)
     return np.array([sde.ratio_at(t) for t in times.tolist()])
@@ -105,7 +125,13 @@ def linear_quadratic(
     even = n // 2 if linear_steps is None else check_count("linear_steps", linear_steps, n - 1)
     i, slope = np.arange(n), threshold / even
     bend = (1 - slope * n) / (n - even) ** 2  # so that it meets 1 at n
-    return high * (1 - slope * i - bend * np.maximum(i - even, 0) ** 2)
+    levels = high * (1 - slope * i - bend * np.maximum(i - even, 0) ** 2)
+    if np.any(np.diff([*levels, 0.0]) >= 0):
+        raise ValueError(
+            f"threshold={threshold:g} is too large for {even} even steps of {n}, the levels would"
+            " not go down; use a smaller one"
+        )
+    return levels
 
 
 def ipndm(n: int) -> np.ndarray:
@@ -135,7 +161,7 @@ AYS = {
     "ays_svd": "700 54.5 15.886 7.977 4.248 1.789 0.981 0.403 0.173 0.034 0.002",
 }
 
-RAMPS: dict[str, Callable[..., np.ndarray]] = {
+RAMPS: dict[str, Rule] = {
     "karras": karras,
     "exponential": exponential,
     "polyexponential": polyexponential,

@@ -162,7 +162,8 @@ class Schedule:
         f = d log(alpha) / dt, g^2 = d sigma^2 / dt - 2 f sigma^2 = -2 sigma^2 d lam / dt.
         """
         slope = self.slope(at.t)
-        drift = {"vp": at.sigma**2, "ve": 0.0, "flow": at.sigma}[self.frame]
+        part = at.sigma / self.top  # d log(alpha) / d lam is this or its square
+        drift = {"ve": 0.0, "flow": part}.get(self.frame, part**2)
         return drift * slope, -2 * at.sigma**2 * slope
 
     def ratio_of_sigma(self, sigma: float) -> float:
@@ -183,14 +184,14 @@ class Schedule:
         ratio = float(ratio)
         if not math.isinf(ratio):
             alpha, sigma = FRAMES[self.frame](ratio, self.sigma_data)
+        elif not math.isfinite(t):
+            raise ValueError(
+                f"{type(self).__name__} never reaches alpha = 0; start at a finite sigma / alpha"
+            )
         elif self.frame == "ve":
             raise ValueError(
                 f"sigma is infinite at t={t:g} in the ve frame (zero terminal SNR); use the vp"
                 " frame, or a terminal alpha_bar above 0"
-            )
-        elif not math.isfinite(t):
-            raise ValueError(
-                f"{type(self).__name__} never reaches alpha = 0; start at a finite sigma / alpha"
             )
         else:
             alpha, sigma = 0.0, self.top
@@ -320,11 +321,12 @@ class Betas(Schedule):
 class Flow(Schedule):
     """Rectified flow: ratio = sigma / (1 - sigma), t = num_train_timesteps * sigma.
 
-    arXiv:2210.02747, 2209.03003.
+    arXiv:2210.02747, 2209.03003. Where it is rising, t = num_train_timesteps * (1 - sigma).
     """
 
     frame: str = "flow"
     num_train_timesteps: int = 1000
+    rising: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -333,17 +335,21 @@ class Flow(Schedule):
     @property
     def span(self) -> tuple[float, float]:
         """Where sigma is 1 and 1 / num_train_timesteps."""
-        return float(self.num_train_timesteps), 1.0
+        ends = float(self.num_train_timesteps), 1.0
+        return (0.0, ends[0] - 1.0) if self.rising else ends
 
     def ratio_at(self, t: float) -> float:
         """Return the ratio at t."""
         sigma = t / self.num_train_timesteps
+        sigma = 1 - sigma if self.rising else sigma
         if not 0 <= sigma <= 1:
             raise ValueError(f"timestep {t:g} is outside [0, {self.num_train_timesteps}]")
         return math.inf if sigma == 1 else sigma / (1 - sigma)
 
     def time_at(self, ratio: float) -> float:
         """Return t at this ratio."""
+        if self.rising:
+            return self.num_train_timesteps / (1 + ratio)
         return self.num_train_timesteps * (1.0 if math.isinf(ratio) else ratio / (1 + ratio))
 
 

@@ -107,6 +107,11 @@ class Grid:
             skipped=self.skipped + k,
         )
 
+    def until(self, k: int) -> "Grid":
+        """Return the first k steps of the grid."""
+        arrivals = self.arrivals and self.arrivals[:k]
+        return dataclasses.replace(self, points=self.points[: k + 1], arrivals=arrivals)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the grid as plain data; `Grid.from_dict` gives it back."""
         rows = [dataclasses.astuple(p) for p in self.points]
@@ -144,7 +149,7 @@ class Walk:
         return len(self._grid)
 
     def at_time(self, t: float) -> Point:
-        """Return the point at model time t, the whole one below where the network takes only such."""
+        """Return the point at model time t, or the whole one below if the network takes only such."""
         return self.at(t=math.floor(t) if self._grid.integral else t)
 
     def steps(self) -> Iterator[tuple[Point, Point]]:
@@ -380,8 +385,12 @@ def stretched(sigmas: Sequence[float] | np.ndarray, terminal: float) -> np.ndarr
     return np.asarray(1 - away * ((1 - terminal) / away[-1]))
 
 
-def decreasing(name: str, values: Sequence[float] | np.ndarray) -> list[float]:
+def decreasing(
+    name: str, values: Sequence[float] | np.ndarray, *, reverse: bool = False
+) -> list[float]:
     """Return an explicit list as finite, strictly decreasing floats.
+
+    With reverse it was turned round, and the error says that it must increase.
 
     Raises:
         TypeError: not numbers.
@@ -398,9 +407,10 @@ def decreasing(name: str, values: Sequence[float] | np.ndarray) -> list[float]:
         raise ValueError(f"{name} must be a non-empty list of finite numbers, got {values!r}")
     items: list[float] = table.tolist()
     if any(b >= a for a, b in itertools.pairwise(items)):
-        right = sorted(set(items), reverse=True)
+        right = sorted(set(items), reverse=not reverse)
         shown = ", ".join([f"{v:g}" for v in right[:12]] + ["..."] * (len(right) > 12))
-        raise ValueError(f"{name} must be strictly decreasing; the same values in order: [{shown}]")
+        way = "increasing" if reverse else "decreasing"
+        raise ValueError(f"{name} must be strictly {way}; the same values in order: [{shown}]")
     return items
 
 

@@ -6,7 +6,7 @@ through a loop exactly.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -45,20 +45,23 @@ def label(value: Any) -> str:
     return str(value)
 
 
-def uneven(n: int) -> np.ndarray:
+def uneven(n: int, *, smooth: bool = False) -> np.ndarray:
     """n + 1 numbers from 0 to 1: a smooth map of steps that are long and short in turn.
 
     Neighbouring steps keep their ratio of about 1 to 2 however fine the grid is, so a multistep
-    formula that takes it for 1 loses its order.
+    formula that takes it for 1 loses its order. With `smooth` they are alike.
     """
-    u = np.concatenate([[0.0], np.cumsum(np.resize([1.0, 2.0], n))])
+    u = np.concatenate([[0.0], np.cumsum(np.resize([1.0, 1.0 if smooth else 2.0], n))])
     u /= u[-1]
     return u + 0.1 * np.sin(2 * np.pi * u) / (2 * np.pi)
 
 
-def grid_between(schedule: Schedule, n: int, low: float = -2.5, high: float = 2.5) -> Grid:
+def grid_between(
+    schedule: Schedule, n: int, low: float = -2.5, high: float = 2.5, *, smooth: bool = False
+) -> Grid:
     """n uneven steps between two finite lam; no rounding of times, no terminal step."""
-    points = tuple(schedule.at(lam=lam) for lam in (low + (high - low) * uneven(n)).tolist())
+    lams = low + (high - low) * uneven(n, smooth=smooth)
+    points = tuple(schedule.at(lam=lam) for lam in lams.tolist())
     return Grid(points, schedule, points[0].sigma)
 
 
@@ -79,7 +82,9 @@ def plan_between(name: str, options: tuple[tuple[str, Any], ...], frame: str, n:
     schedule, prediction = FRAMES[frame]
     if any(key == "prediction_type" for key, _ in options):
         prediction = Prediction(dict(options)["prediction_type"])
-    return make_plan(name, grid_between(schedule, n, *ENDS[frame]), prediction, dict(options))
+    smooth = REGISTRY[name].trait("smooth", dict(options))
+    grid = grid_between(schedule, n, *ENDS[frame], smooth=smooth)
+    return make_plan(name, grid, prediction, dict(options))
 
 
 def arrivals(plan: Plan) -> list[Point]:
@@ -95,6 +100,7 @@ def interpret(
     *,
     pin: Callable[[int], np.ndarray | None] = lambda i: None,
     head: Callable[[int, float, float], float] = lambda i, low, high: 0.5 * (low + high),
+    given: Mapping[str, np.ndarray] | None = None,
 ) -> list[np.ndarray]:
     """Follow a plan's rows and return the sample before every evaluation and at the end.
 
@@ -104,12 +110,16 @@ def interpret(
         normal: the unit normal of (row, draw); the start row is -1.
         pin: a sample to put in place of the one that row i computed, or None.
         head: the log variance that the network states at row i, within (low, high).
+        given: the arrays that the sampler takes; by default zeros, and a mask of zeros.
     """
     layout = plan.layout
     assert layout is not None
+    arrays = given or {}
+    mask = arrays.get("mask", np.zeros_like(start))
+    regions = (1.0, mask, 1.0 - mask)
 
     def combine(values: dict[int, np.ndarray], terms: Any) -> np.ndarray:
-        return sum((c * values[v] for v, c, _ in terms), np.zeros_like(start))
+        return sum((c * values[v] * regions[r] for v, c, r in terms), np.zeros_like(start))
 
     def drawn(i: int, draws: Any) -> dict[int, np.ndarray]:
         out = {}
@@ -125,6 +135,8 @@ def interpret(
     for i, row in enumerate(plan.rows):
         output = output_from_x0(plan.prediction, row.point, x, estimate(x, row.point))
         values = {0: x, 1: output, **dict(enumerate(memory, start=2)), **drawn(i, row.draws)}
+        for k, name in enumerate(layout.given):
+            values[layout.first_given + k] = arrays.get(name, np.zeros_like(start))
         if row.estimates:
             p, q, skip, out = row.estimate
             values[layout.estimate] = skip * x + out * (p * x + q * output)

@@ -34,6 +34,7 @@ HABIT = "test_stateful test_schedulers"
 
 FIRST, STEPS = "samplers/first_order.py", "samplers/multistep.py"
 HEUN = "samplers/heun.py"
+PATH = "backends/brownian.py"
 CORE, ROWS, TABLE = (f"engine/{name}.py" for name in ("__init__", "rows", "table"))
 
 MUTANTS = [
@@ -191,6 +192,68 @@ MUTANTS = [
     ),
     Mutant(
         "row of a draw", CORE, "tuple(noise.shape), evaluation + 1", "tuple(noise.shape), 1", ENGINE
+    ),
+    Mutant("uniform purpose", "noise.py", "UNIFORM = 3", "UNIFORM = 1", "test_discrete"),
+    # tokens
+    Mutant(
+        "token marginal",
+        "discrete.py",
+        "step_c, *self.cumulative(s))",
+        "step_c, *self.cumulative(t))",
+        "test_discrete",
+    ),
+    Mutant("token replaced", "discrete.py", "/ (alpha * left)", "/ left", "test_discrete"),
+    Mutant(
+        "token unmasked",
+        "discrete.py",
+        "(1 - xp.astype(masked, acc)) * LOG_ZERO",
+        "xp.astype(masked, acc) * LOG_ZERO",
+        "test_discrete",
+    ),
+    Mutant("gumbel sign", "discrete.py", "noise = -xp.log(", "noise = xp.log(", "test_discrete"),
+    Mutant(
+        "draw of a time",
+        "discrete.py",
+        "at = plan.timesteps[index] if",
+        "at = index if",
+        "test_discrete",
+    ),
+    Mutant("frame's element", "backends/numpy.py", "i % parts * size", "0", "test_noise"),
+    Mutant("path clock", PATH, "math.exp(-abs(lam))", "math.exp(-abs(lam) / 2)", "test_noise"),
+    Mutant("path height", PATH, "high_b * (1 - apart) - high_a", "high_b - high_a", "test_noise"),
+    Mutant("path spread", PATH, "2.0 ** ((level - DEPTH) / 2)", "2.0 ** -DEPTH", "test_noise"),
+    Mutant("path of a row", "plan.py", "value - layout.first_draw, :, i", "0, :, 0", "test_noise"),
+    Mutant(
+        "draw off the path",
+        "noise.py",
+        "backend.where(still, own, z)",
+        "backend.where(still, z, own)",
+        "test_noise",
+    ),
+    # a step as a distribution
+    Mutant(
+        "density's scale",
+        CORE,
+        "(log_std + 0.5 * math.log(2 * math.pi))",
+        "0.5 * math.log(2 * math.pi)",
+        "test_transition",
+    ),
+    Mutant(
+        "skipped density", CORE, "keep, std = float(not zero)", "keep, std = 1.0", "test_transition"
+    ),
+    Mutant(
+        "std past the end",
+        CORE,
+        "where(over, backend.zeros_like(std), std)",
+        "where(over, std, std)",
+        "test_transition",
+    ),
+    Mutant(
+        "draws that add up",
+        ROWS,
+        "total = total + coefficient * coefficient",
+        "total = coefficient * coefficient",
+        "test_transition",
     ),
     # the stateful habit
     Mutant(

@@ -55,15 +55,10 @@ def yardstick(plan, x, rng=5, **arguments):
 
 
 def walk(recipe, state, model, n, rng=5, given=None):
-    """Take n steps by hand; where frames have steps of their own, with noise drawn per row."""
+    """Take n steps by hand."""
     for _ in range(n):
         output = model(*cmsched.model_input(recipe, state))
-        index = state.index
-        if type(index) is int or len(index.shape) < 2:
-            state = cmsched.step(recipe, state, output, rng=rng, given=given)
-            continue
-        noise = cmsched.draw(recipe, state._replace(index=index[:, 0]), rng)
-        state = cmsched.step(recipe, state, output, noise=noise, given=given)
+        state = cmsched.step(recipe, state, output, rng=rng, given=given)
     return state
 
 

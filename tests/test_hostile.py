@@ -9,10 +9,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scheduling import DEFAULTS, NUMPY, VISITS, Problem, build, label, last, normals, stochastic
+from scheduling import (
+    CLASSES,
+    DEFAULTS,
+    NUMPY,
+    VISITS,
+    Problem,
+    build,
+    label,
+    last,
+    normals,
+    stochastic,
+)
 
 import cmsched
-from cmsched.schedulers import CLASSES
 
 every_class = pytest.mark.parametrize("visit", DEFAULTS, ids=label)
 

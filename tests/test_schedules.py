@@ -361,7 +361,7 @@ def test_an_own_schedule():
         (lambda: Flow().at(), TypeError, "takes exactly one"),
         (lambda: Flow().at(t=1.0, lam=0.0), TypeError, "exactly one"),
         (lambda: VESDE().at(ratio=-1.0), ValueError, "at least 0"),
-        (lambda: VESDE().at(lam=-math.inf), ValueError, "ve frame"),
+        (lambda: VESDE().at(lam=-math.inf), ValueError, "VESDE never reaches"),
         (lambda: VPSDE().at(ratio=math.inf), ValueError, "VPSDE never reaches alpha = 0"),
         (lambda: VESDE(frame="vp").at(ratio=math.inf), ValueError, "never reaches alpha = 0"),
         (lambda: Cosine().at(t=1.1), ValueError, r"outside \[0, 1\]"),

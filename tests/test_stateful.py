@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from scheduling import (
+    CLASSES,
     DEFAULTS,
     NUMPY,
     VISITS,
@@ -21,7 +22,6 @@ from scheduling import (
 )
 
 import cmsched
-from cmsched.schedulers import CLASSES
 
 every_class = pytest.mark.parametrize("visit", DEFAULTS, ids=label)
 

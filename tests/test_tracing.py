@@ -9,6 +9,8 @@ from problems import a_plan, grid_of, registered
 from cmsched.plan import make_plan
 from cmsched.predictions import Prediction
 from cmsched.samplers import Keep, Raw, register
+from cmsched.schedules import VPSDE, Point
+from cmsched.spacings import Grid
 from cmsched.tracing import Form
 
 
@@ -197,17 +199,31 @@ def test_a_loop_that_never_evaluates():
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])
-def test_raw_and_projected_estimates(clip):
+def test_raw_noise_and_projected_estimates(clip):
     def loop(x, grid, noise):
         for a, _ in grid.steps():
-            x, x0, raw = yield Raw(x, a)
-            x = 0.25 * x0 + 0.5 * raw
+            x, x0, eps = yield Raw(x, a)
+            x = 0.25 * x0 + 0.5 * eps
         return x
 
     plan = plan_of(loop, prediction=Prediction("sample", clip=clip))
-    (_, terms), *_ = plan.rows[0].statements
-    expected = ((1, 0.75, 0),) if clip is None else ((1, 0.5, 0), (plan.layout.estimate, 0.25, 0))
-    assert terms == expected
+    at, ((_, terms), *_) = plan.rows[0].point, plan.rows[0].statements
+    found = {v: c for v, c, _ in terms}
+    output = -0.5 * at.alpha / at.sigma
+    expected = {0: 0.5 / at.sigma, 1: output + 0.25}
+    if clip is not None:
+        expected |= {1: output, plan.layout.estimate: 0.25}
+    assert found == pytest.approx(expected, rel=1e-14)
+
+
+def test_raw_noise_of_a_clean_sample():
+    """Where sigma is 0 the noise estimate is not made of x and x0, but of the output itself."""
+    grid = Grid((Point(0.0, 1.0, 0.0), Point(1.0, 0.6, 0.8)), VPSDE())
+    for kind, x, m in (("epsilon", 0.6, 0.8), ("v_prediction", 0.6, 0.8), ("score", 0.6, 0.0)):
+        terms = {v: c for v, c, _ in make_plan("ddim", grid, Prediction(kind)).rows[0].statements[0][1]}
+        assert terms == pytest.approx({k: c for k, c in ((0, x), (1, m)) if c}, rel=1e-14)
+    with pytest.raises(ValueError, match="does not determine eps"):
+        make_plan("ddim", grid, Prediction("sample"))
 
 
 def test_draws_that_are_not_used_are_not_drawn():

@@ -212,18 +212,16 @@ class Backend:
 
         The times are ints, or int32 arrays whose shape begins `shape`.
         """
-        known = isinstance(times[0], int)
+        def number(count: Any) -> Any:
+            if isinstance(count, int):
+                return count
+            along = self.xp.reshape(count, threefry.ahead(count.shape, shape))
+            return self.xp.astype(along, dtype)
+
         total = None
         for node, height, factor in brownian.increment(*times):
-            if known and height == 0:
+            if isinstance(height, int) and height == 0:
                 continue
-            if not known:
-                height = self.xp.reshape(height, threefry.ahead(height.shape, shape))
-                height = self.xp.astype(height, dtype)
-            z = self.normals(stream, shape, dtype, device, (0, node)) * (height * factor)
+            z = self.normals(stream, shape, dtype, device, (0, node)) * (number(height) * factor)
             total = z if total is None else total + z
-        length = brownian.cells(*times)
-        if not known:
-            length = self.xp.reshape(length, threefry.ahead(length.shape, shape))
-            length = self.xp.astype(length, dtype)
-        return total / length**0.5
+        return total / number(brownian.cells(*times)) ** 0.5

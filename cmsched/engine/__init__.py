@@ -279,6 +279,7 @@ def estimate(
 ) -> Estimate:
     """Return x0 (after projection), eps and v that the output implies, arrays like the sample.
 
+    Where sigma is 0, x0 is the sample, and eps is what the output says, whatever is projected.
     v is a eps - s x0 in the frame the network sees, divided by sqrt(a^2 + s^2).
     """
     sample = state.sample
@@ -295,9 +296,10 @@ def estimate(
     mean = mean_channels(layout.prediction, sample, output)
     x0 = estimated(backend, layout, row.estimate, sample, mean, acc)
     at, size = row.point, math.hypot(row.point.alpha, row.point.sigma)
-    if at.sigma == 0.0:
-        raise ValueError(f"index {state.index} is at sigma = 0, where eps and v are not determined")
-    eps = backend.combine([sample, x0], [1 / at.sigma, -at.alpha / at.sigma], acc)
+    if at.sigma > 0.0:
+        eps = backend.combine([sample, x0], [1 / at.sigma, -at.alpha / at.sigma], acc)
+    else:
+        eps = backend.combine([sample, mean], layout.prediction.noise(at), acc)
     v = backend.combine([eps, x0], [at.alpha / size, -at.sigma / size], acc)
     return Estimate(*(backend.astype(a, sample.dtype) for a in (x0, eps, v)))
 
@@ -340,21 +342,20 @@ class Transition(NamedTuple):
         backend = resolve(mean)
         check_like(backend, mean, "next_sample", next_sample)
         choose("zero_std", zero_std, ("raise", "skip"))
-        xp, skip = backend.xp, zero_std == "skip"
-        if isinstance(std, float):
-            zero, log_std = std == 0.0, math.log(std or 1.0)
-            keep, std = float(not zero), std or 1.0
-        else:
-            nowhere = std == 0.0
-            zero = not skip and not backend.traced(std) and bool(xp.any(nowhere))
-            keep = 1.0 - backend.astype(nowhere, std.dtype) if skip else 1.0
-            std = backend.where(nowhere, xp.ones_like(std), std) if skip else std
-            log_std = xp.log(std)
-        if zero and not skip:
+        xp, skip, one = backend.xp, zero_std == "skip", isinstance(std, float)
+        zero = std == 0.0
+        if not skip and (zero if one else not backend.traced(std) and bool(xp.any(zero))):
             raise ValueError(
                 "this step draws no noise (std = 0), so its next sample has no density: leave it"
                 ' out, or pass zero_std="skip", which counts 0'
             )
+        keep: Any = 1.0
+        if one:
+            keep, std = float(not zero), std or 1.0
+        elif skip:
+            keep = 1.0 - backend.astype(zero, std.dtype)
+            std = backend.where(zero, xp.ones_like(std), std)
+        log_std = math.log(std) if one else xp.log(std)
         off = (backend.astype(next_sample, mean.dtype) - mean) / std
         density = (-0.5 * (off * off) - (log_std + 0.5 * math.log(2 * math.pi))) * keep
         axes = tuple(range(1, len(density.shape)))
@@ -560,7 +561,11 @@ def run(
             reply = (x, estimated, (x - raw * at.alpha) * (1.0 / at.sigma))
         elif isinstance(asked, Raw):
             p, q = prediction.noise(at)
-            reply = (x, estimated, x * p + backend.astype(mean_channels(prediction, noise, output), acc) * q)
+            reply = (
+                x,
+                estimated,
+                x * p + backend.astype(mean_channels(prediction, noise, output), acc) * q,
+            )
 
 
 def _row(plan: Recipe, index: int) -> Row:

@@ -132,7 +132,14 @@ def table_estimate(_: None, table: Table, state: State, output: Array) -> Estima
     mean = mean_channels(layout.prediction, sample, output)
     x0 = estimated(backend, layout, numbers, sample, mean, acc)
     alpha, sigma = column[6, ...], column[7, ...]
-    eps = (backend.astype(sample, acc) - alpha * x0) / sigma
+    x = backend.astype(sample, acc)
+    if layout.clean:
+        c, d = layout.prediction.output(alpha, sigma, column[0, ...])
+        said = (alpha * backend.astype(mean, acc) - c * x) / (alpha * d - sigma * c)
+        safe = backend.where(sigma > 0, sigma, backend.xp.ones_like(sigma))
+        eps = backend.where(sigma > 0, (x - alpha * x0) / safe, said)
+    else:
+        eps = (x - alpha * x0) / sigma
     v = (alpha * eps - sigma * x0) / backend.xp.sqrt(alpha * alpha + sigma * sigma)
     return Estimate(*(backend.astype(a, sample.dtype) for a in (x0, eps, v)))
 

@@ -44,12 +44,10 @@ class Keep(NamedTuple):
 
 
 class Size(NamedTuple):
-    """A request for an array's root mean square: of all, of each sample (an array that broadcasts
-    to x), or the mean of these over the batch.
-    """
+    """A request for the root mean square over "all", each "sample", or the mean over a "batch"."""
 
     x: Any
-    over: str = "all"  # or "sample", "batch"
+    over: str = "all"
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,8 @@ class Sampler:
         loop: the generator function.
         paper: source, with its algorithm or equation.
         order: of convergence, or a function of the options.
+        smooth: whether that order needs steps whose lengths in lam vary smoothly, or a function of
+            the options.
         stored: arrays kept between evaluations at most, or a function of the options.
         evaluations: network calls per step.
         stochastic: whether it draws, or a function of the options.
@@ -83,6 +83,7 @@ class Sampler:
     loop: Loop
     paper: str
     order: float | Callable[[Mapping[str, Any]], float] = 1
+    smooth: bool | Callable[[Mapping[str, Any]], bool] = False
     stored: int | Callable[[Mapping[str, Any]], int] = 0
     evaluations: int = 1
     stochastic: bool | Callable[[Mapping[str, Any]], bool] = False
@@ -120,7 +121,7 @@ class Sampler:
         return complete
 
     def trait(self, name: str, options: Mapping[str, Any] | None = None) -> Any:
-        """Return a trait (order, stored, stochastic, exact) for these options."""
+        """Return a trait (order, smooth, stored, stochastic, exact, singular) for these options."""
         value, complete = getattr(self, name), self.complete(options or {})
         value = value(complete) if callable(value) else value
         if complete.get("corrector") and name in ("order", "stored"):

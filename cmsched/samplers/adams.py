@@ -18,7 +18,7 @@ EQUAL = (
 def linear_multistep(x, grid, solver_order, level, factors, ramp_down=False):
     """First-order steps, bent by the differences of the newest eps at their levels."""
     nodes = []
-    for a, b, order in orders(grid, solver_order, ramp_down):
+    for a, b, order in orders(grid, solver_order, ramp_down, level=level):
         x, x0, eps = yield Raw(x, a)
         if solver_order > 1:
             eps = yield Keep(eps)
@@ -55,7 +55,10 @@ def whole(options):
     order=whole,
     stored=kept,
     choices={"solver_order": ORDERS},
-    variants=(*({"solver_order": k} for k in (1, 2, 3, 4, 5)), {"corrector": "unic"}),
+    variants=(
+        *({"solver_order": k} for k in (1, 2, 3, 4)),
+        {"solver_order": 2, "corrector": "unic"},
+    ),
 )
 def lms(x, grid, noise, *, solver_order=4):
     """The polynomial through the newest eps, integrated over sigma / alpha without error."""
@@ -69,13 +72,14 @@ def lms(x, grid, noise, *, solver_order=4):
 @register(
     "ipndm",
     paper="arXiv:2204.13902, section 3.2: Adams-Bashforth weights of equal steps",
-    order=lambda o: min(o["solver_order"], 1),
+    order=lambda o: min(o["solver_order"], 2),
+    smooth=True,
     stored=kept,
     choices={"solver_order": (1, 2, 3, 4)},
     variants=({"solver_order": 2}, {"solver_order": 4}),
 )
 def ipndm(x, grid, noise, *, solver_order=4):
-    """The weights of equal steps whatever the steps are; of its order only where they are equal."""
+    """The weights of equal steps whatever the steps are; of its own order where they are equal."""
 
     def factors(levels, a, b):
         return [b.alpha * (b.ratio - a.ratio) * w for w in EQUAL[len(levels) - 1]]
@@ -89,7 +93,10 @@ def ipndm(x, grid, noise, *, solver_order=4):
     order=whole,
     stored=kept,
     choices={"solver_order": ORDERS},
-    variants=(*({"solver_order": k} for k in (1, 2, 3, 4)), {"corrector": "unic"}),
+    variants=(
+        *({"solver_order": k} for k in (1, 2, 3, 4)),
+        {"solver_order": 3, "corrector": "unic"},
+    ),
 )
 def deis(x, grid, noise, *, solver_order=2, ramp_down=False):
     """The polynomial in lam through the newest eps, integrated with the exponential of the ODE."""
@@ -98,9 +105,7 @@ def deis(x, grid, noise, *, solver_order=2, ramp_down=False):
         exact = integrals(levels, a.lam, b.lam, lambda u: math.exp(b.lam - u))
         return [-b.sigma * w for w in exact]
 
-    return (
-        yield from linear_multistep(x, grid, solver_order, lambda p: p.lam, factors, ramp_down)
-    )
+    return (yield from linear_multistep(x, grid, solver_order, lambda p: p.lam, factors, ramp_down))
 
 
 def combined(past):
@@ -112,7 +117,8 @@ def combined(past):
 @register(
     "plms",
     paper="arXiv:2202.09778, algorithm 2 after a Heun step; CompVis/latent-diffusion plms",
-    order=1,
+    order=2,
+    smooth=True,
     stored=3,
     correctable=False,
 )
@@ -139,7 +145,8 @@ def plms(x, grid, noise):
 @register(
     "pndm",
     paper="arXiv:2202.09778, algorithm 2, Runge-Kutta for the first three steps",
-    order=1,
+    order=2,
+    smooth=True,
     stored=5,
     correctable=False,
 )

@@ -62,11 +62,8 @@ def clean(x, a, b):
 
 def arrive(a, b, eta, low):
     """The ancestral split of a step, its lower end no lower than the whole run's."""
-    down, up = ancestral(a, b, eta)
-    if not eta:
-        return down, 0.0
-    down = max(down, b.alpha * low.ratio)
-    return down, math.sqrt(max(b.sigma**2 - down**2, 0.0))
+    down = max(ancestral(a, b, eta)[0], b.alpha * low.ratio if eta else 0.0)
+    return down, math.sqrt(max(b.sigma**2 - down**2, 0.0)) if eta else 0.0
 
 
 @register(
@@ -81,7 +78,7 @@ def arrive(a, b, eta, low):
     variants=({}, {"eta": 1.0}),
 )
 def dpm_fast(x, grid, noise, *, eta=0.0, s_noise=1.0):
-    """As many evaluations as the grid has steps, uniform in lam between its ends, order 3 if it can.
+    """As many evaluations as the grid has steps, uniform in lam between its ends, in threes.
 
     The orders are 3, ..., 3, 2, 1 or 3, ..., 3 and the rest, by the budget.
     """

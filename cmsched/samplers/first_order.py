@@ -2,7 +2,7 @@
 
 import math
 
-from ..predictions import PREDICTION_TYPES
+from ..predictions import PREDICTION_TYPES, Prediction
 from . import Raw, Size, register
 from .formulas import ancestral, coordinates, shrink
 
@@ -18,7 +18,13 @@ from .formulas import ancestral, coordinates, shrink
     "ddim",
     paper="arXiv:2010.02502, eq. 12",
     stochastic=lambda o: o["eta"] > 0,
-    variants=({}, {"eta": 0.6}, {"eta": 1.0}, {"use_clipped_model_output": True, "eta": 0.3}),
+    variants=(
+        {},
+        {"eta": 0.6},
+        {"eta": 1.0},
+        {"use_clipped_model_output": True, "eta": 0.3},
+        {"corrector": "unic"},
+    ),
 )
 def ddim(x, grid, noise, *, eta=0.0, use_clipped_model_output=False):
     """x_b = alpha_b x0 + sqrt(sigma_b^2 - std^2) eps + std z, std = eta sigma_b sqrt(1 - rho^2).
@@ -47,6 +53,12 @@ VARIANCES = (
 )
 
 
+def variances(a, b):
+    """Return the bounds of DDPM's variance, that of the posterior and beta; above 0 for their logs."""
+    _, fresh = shrink(a, b)
+    return tuple(max(s**2 * fresh, 1e-20) for s in (b.sigma, a.sigma))
+
+
 @register(
     "ddpm",
     paper="arXiv:2006.11239, algorithm 2; learned variance arXiv:2102.09672, eq. 15",
@@ -65,7 +77,7 @@ def ddpm(x, grid, noise, *, variance="fixed_small", draw_last=False):
     for a, b in grid.steps():
         x, x0 = yield x, a
         rho, fresh = shrink(a, b)
-        small, large = (max(s**2 * fresh, 1e-20) for s in (b.sigma, a.sigma))
+        small, large = variances(a, b)
         x = (b.alpha * fresh) * x0 + (b.sigma / a.sigma * rho) * x
         if b.sigma > 0 or (draw_last and a.t > 0):
             if variance == "learned_range":
@@ -139,19 +151,19 @@ def euler_late_churn(
     s_tmax=math.inf,
     s_noise=1.0,
     prediction_type="epsilon",
+    sigma_data=0.5,
 ):
     """Euler whose noise is added after the network saw the sample: its output is of less noise."""
+    says = Prediction(prediction_type, sigma_data=sigma_data)
     for a, b in grid.steps():
         x, x0 = yield x, a
         eps = (x - a.alpha * x0) / a.sigma
         hat, top = churn(x, a, grid, noise, s_churn, s_tmin, s_tmax, s_noise)
         if top is not a:
-            if prediction_type == "v_prediction":  # x0 = p x + q v, with p and q of the lower level
-                x0 = x0 + (hat / top.alpha - x / a.alpha) / (1 + a.ratio**2)
-            if prediction_type == "epsilon":
-                x0 = (hat - top.sigma * eps) / top.alpha
-            else:
-                eps = (hat - top.alpha * x0) / top.sigma
+            at = a if prediction_type == "v_prediction" else top  # the reference's v, of less noise
+            (p, q), (p_hat, q_hat) = says.linear(a), says.linear(at)
+            x0 = p_hat * (at.alpha / top.alpha) * hat + (q_hat / q) * (x0 - p * x)
+            eps = (hat - top.alpha * x0) / top.sigma
         x = b.alpha * x0 + b.sigma * eps
     return x
 
@@ -185,6 +197,16 @@ def consistency(x, grid, noise, *, s_noise=1.0):
     return x
 
 
+def landing(grid, b, eta):
+    """Return where the deterministic part of TCD's step to b ends."""
+    if b is grid.points[-1] or not eta:
+        return b
+    past = grid.at_time((1 - min(eta, 1.0)) * b.t)
+    if past.ratio > b.ratio:
+        raise ValueError("tcd needs model times that are 0 where there is no noise")
+    return past
+
+
 @register(
     "tcd",
     paper="arXiv:2402.19159, algorithm 4 (strategic stochastic sampling)",
@@ -196,10 +218,7 @@ def tcd(x, grid, noise, *, eta=0.3):
     """Deterministic to the time (1 - eta) t_b, then noised up to t_b (gamma in the paper)."""
     for a, b in grid.steps():
         x, x0, eps = yield Raw(x, a)
-        ends = b is grid.points[-1] or not eta
-        past = b if ends else grid.at_time((1 - min(eta, 1.0)) * b.t)
-        if past.ratio > b.ratio:
-            raise ValueError("tcd needs model times that are 0 where there is no noise")
+        past = landing(grid, b, eta)
         x = past.alpha * x0 + past.sigma * eps
         if past is not b:
             part = b.alpha / past.alpha

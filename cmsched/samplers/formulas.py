@@ -108,7 +108,11 @@ def exponential_step(
     """
     h = b.lam - a.lam
     if predict_x0:
-        k, scale, part = (1 + eta) * h, b.alpha, b.sigma / a.sigma * (math.exp(-eta * h) if eta else 1.0)
+        k, scale, part = (
+            (1 + eta) * h,
+            b.alpha,
+            b.sigma / a.sigma * (math.exp(-eta * h) if eta else 1.0),
+        )
         std = b.sigma * math.sqrt(-math.expm1(-2 * eta * h)) if eta else 0.0
     elif a.alpha > 0 and b.sigma > 0:
         k, scale, part = -h, (1 + eta) * b.sigma, b.alpha / a.alpha
@@ -125,7 +129,7 @@ def exponential_step(
 
 
 def newest(count: int, nodes: Nodes) -> Nodes:
-    """At most count nodes, newest first; an infinite or repeated level is no use as an older one."""
+    """At most count nodes, newest first, without older ones at an infinite or the same level."""
     kept = nodes[:1]
     for level, value in nodes[1:]:
         if math.isfinite(level) and level != kept[-1][0]:
@@ -134,16 +138,20 @@ def newest(count: int, nodes: Nodes) -> Nodes:
 
 
 def orders(
-    grid: Any, solver_order: int, ramp_down: bool = False, euler_at_final: bool = False
+    grid: Any,
+    solver_order: int,
+    ramp_down: bool = False,
+    euler_at_final: bool = False,
+    level: Callable[[Point], float] = lambda p: p.lam,
 ) -> Iterator[tuple[Point, Point, int]]:
     """The two ends of every step and the order it may have.
 
-    Lower at the end if asked for; first where a step has no length in lam, or no end.
+    Lower at the end if asked for; first where a step has no length in its level, or no end.
     """
     n = len(grid)
     for left, (a, b) in zip(range(n, 0, -1), grid.steps(), strict=True):
         order = min(solver_order, left) if ramp_down else solver_order
-        if (left == 1 and euler_at_final) or not 0 < abs(b.lam - a.lam) < math.inf:
+        if (left == 1 and euler_at_final) or not 0 < abs(level(b) - level(a)) < math.inf:
             order = 1
         yield a, b, order
 

@@ -181,6 +181,7 @@ def singlestep_order(options):
 
 SINGLESTEP = {
     "order": singlestep_order,
+    "smooth": lambda o: o["solver_order"] == 3,
     "stored": lambda o: o["solver_order"] if o["solver_order"] > 1 else 0,
     "stochastic": lambda o: o["eta"] > 0,
     "correctable": False,
@@ -239,7 +240,8 @@ def dpm_singlestep(
 ):
     """Steps over groups of up to three grid points; the points inside a group are its stages.
 
-    Stage k goes from the group's base to its k-th point with all k estimates of the group.
+    Stage k goes from the group's base to its k-th point with all k estimates of the group. Order 3
+    needs stages near a third and two thirds of the way.
     """
     walk = grid.steps()
     for size in groups(grid, solver_order, lower_order_final):

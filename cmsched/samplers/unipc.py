@@ -58,7 +58,9 @@ def corrected(loop, order):
         if a is not None and corrects(a, b):
             levels = [nodes[0][0], b.lam, *(level for level, _ in nodes[1:])]
             values = [nodes[0][1], 0.0 * nodes[0][1], *(value for _, value in nodes[1:])]
-            known = yield Keep(unified(start, [*zip(levels, values, strict=True)], a, b) - predicted)
+            known = yield Keep(
+                unified(start, [*zip(levels, values, strict=True)], a, b) - predicted
+            )
             ones = [float(level == b.lam) for level in levels]
             own = unified(0.0, [*zip(levels, ones, strict=True)], a, b)
         x, x0, *eps = yield asked

@@ -11,6 +11,12 @@ from .first_order import (
     LCMScheduler,
     LCMSchedulerOutput,
 )
+from .flow import (
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchEulerDiscreteSchedulerOutput,
+    FlowMatchHeunDiscreteScheduler,
+    FlowMatchHeunDiscreteSchedulerOutput,
+)
 from .generic import Scheduler
 from .multistep import DPMSolverMultistepScheduler
 from .outputs import SchedulerOutput
@@ -40,6 +46,10 @@ __all__ = [
     "EulerAncestralDiscreteSchedulerOutput",
     "EulerDiscreteScheduler",
     "EulerDiscreteSchedulerOutput",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteSchedulerOutput",
+    "FlowMatchHeunDiscreteScheduler",
+    "FlowMatchHeunDiscreteSchedulerOutput",
     "FrozenDict",
     "HeunDiscreteScheduler",
     "HeunDiscreteSchedulerOutput",

@@ -166,7 +166,8 @@ class SchedulerMixin(TimesMixin, PlanMixin):
 
     def _training_times(self) -> np.ndarray:
         n = int(self._options.num_train_timesteps)
-        return np.arange(n)[::-1].astype(np.int64 if self.whole_times else np.float64)
+        times = np.arange(n) if self.upward else np.arange(n)[::-1]
+        return times.astype(np.int64 if self.whole_times else np.float64)
 
     def _training_points(self) -> list[Point]:
         schedule = self.schedule
@@ -177,6 +178,7 @@ class SchedulerMixin(TimesMixin, PlanMixin):
         """Noise levels of all evaluations and the end: sigma / alpha, for flow schedules sigma."""
         if self._plan is None:
             points = [*self._training_points(), self._last(self._options)]
+            points = [points[-1], *points[:-1]] if self.upward else points
         else:
             points = [*self._plan.points, self._plan.grid.points[-1]]
         return self._shown(np.array([self._exposed(p) for p in points]))
@@ -337,6 +339,11 @@ class SchedulerMixin(TimesMixin, PlanMixin):
         return_dict = kwargs.pop("return_dict", True)
         backend = resolve(sample)
         run = self._at(timestep)
+        if kwargs:
+            own = self._own_step(run, model_output, sample, generator, noise, kwargs)
+            if own is not None:
+                self._run = run._replace(entry=run.entry + 1, index=None)
+                return self.output_class(own) if return_dict else (own,)
         if kwargs != run.options:
             run = self._with_options(run, kwargs)
         plan, i, memory = run.plan, run.entry - run.first, run.memory
@@ -359,8 +366,7 @@ class SchedulerMixin(TimesMixin, PlanMixin):
             generator = noise = None
         elif generator is None and noise is None:
             if fresh is None:
-                seed = int.from_bytes(os.urandom(8)) >> 1
-                fresh = backend.fresh(seed, backend.device(sample))
+                fresh, seed = self._source(backend, backend.device(sample))
             generator = fresh
         if layout.draws and generator is None and index is not i:
             # a table draws in every row, with weight 0 where the loop does not
@@ -379,14 +385,35 @@ class SchedulerMixin(TimesMixin, PlanMixin):
         if len(output.fields) == 1:
             return output(after.sample) if return_dict else (after.sample,)
 
-        def estimate() -> Array:
-            if index is i:
-                return engine.estimate_x0(plan, i, sample, model_output)
-            return engine.estimate(plan, state, model_output).x0
+        def second() -> Array:
+            return self._second(plan, state, model_output)
 
         if return_dict:
-            return output.lazy(after.sample, estimate)
-        return after.sample, estimate()
+            return output.lazy(after.sample, second)
+        return after.sample, second()
+
+    def _second(self, plan: Plan, state: engine.State, output: Array) -> Array:
+        """Return the second field of an output: the estimate of x0."""
+        if isinstance(state.index, int):
+            return engine.estimate_x0(plan, state.index, state.sample, output)
+        return engine.estimate(plan, state, output).x0
+
+    def _source(self, backend: Backend, device: Any) -> tuple[Any, int | None]:
+        """Return where a run's noise comes from if none is given, and the seed if it is new."""
+        seed = int.from_bytes(os.urandom(8)) >> 1
+        return backend.fresh(seed, device), seed
+
+    def _own_step(
+        self,
+        run: Run,
+        model_output: Array,
+        sample: Array,
+        generator: Any,
+        noise: Array | None,
+        options: dict[str, Any],
+    ) -> Array | None:
+        """Return the next sample where an option, removed then, is no sampler's but the class's."""
+        return None
 
     def _with_options(self, run: Run, options: dict[str, Any]) -> Run:
         """Return the run with sampler options given to step."""
@@ -397,7 +424,19 @@ class SchedulerMixin(TimesMixin, PlanMixin):
             check_option(name, value, known[name])
         changed = {k: v for k, v in options.items() if base.options.get(k, known[k]) != v}
         plan = self._changed(base, changed) if changed else base
-        return run._replace(plan=plan, options=options)
+        if not begins_step(run.plan, run.entry - run.first):
+            raise ValueError(
+                f"the options of step() cannot change inside a step of {self.order} evaluations;"
+                " give both the same"
+            )
+        have, need = (p.check_traced().slots for p in (run.plan, plan))
+        if run.memory and not {*need} <= {*have}:
+            raise ValueError(
+                f"step() was given {changed}, which needs estimates that earlier steps did not"
+                " keep; give it from the first step on"
+            )
+        memory = tuple(run.memory[have.index(slot)] for slot in need) if run.memory else ()
+        return run._replace(plan=plan, options=options, memory=memory)
 
     def _changed(self, plan: Plan, options: dict[str, Any]) -> Plan:
         """Return the plan with other options of its sampler."""
@@ -418,11 +457,15 @@ class SchedulerMixin(TimesMixin, PlanMixin):
         config, plan, table, placed = self._tables
         if config is not self._internal_dict or plan is not self._plan:
             config, plan, placed = self._internal_dict, self._plan, {}
-            levels = {p.t: p for p in (*self._training_points(), *(plan.points if plan else ()))}
+            levels = {p.t: p for p in (*self._training_points(), *self._visited(plan))}
             rows = [(t, p.alpha, p.sigma) for t, p in sorted(levels.items())]
             table = np.array([*rows, (rows[-1][0] + 1.0, *rows[-1][1:])]).T
             self._tables = config, plan, table, placed
         return table, placed
+
+    def _visited(self, plan: Plan | None) -> tuple[Point, ...]:
+        """Return a plan's points, which are noise levels of their times."""
+        return plan.points if plan else ()
 
     def _alpha_sigma(self, like: Array, timesteps: Any) -> tuple[Array, Array]:
         """Return alpha and sigma at timesteps, one or one per row, shaped to multiply `like`."""
@@ -433,24 +476,14 @@ class SchedulerMixin(TimesMixin, PlanMixin):
         if place not in placed:
             placed[place] = tuple(backend.put(row, like, acc) for row in table)
         times, alphas, sigmas = placed[place]
-        if not hasattr(timesteps, "shape") or isinstance(timesteps, ARRAYS):
-            host = np.asarray(timesteps, dtype=np.float64)
-            low, high = table[0, 0], table[0, -2]
+        batch, ones = tuple(like.shape[:1]), (1,) * (len(like.shape) - 1)
+        low, high = table[0, 0], table[0, -2]
+
+        def check(host: np.ndarray) -> None:
             if not np.all((host >= low - tolerance(low)) & (host <= high + tolerance(high))):
                 raise ValueError(f"timesteps must lie in [{low:g}, {high:g}], got {timesteps}")
-            timesteps = backend.put(host, like, acc)
-        elif resolve(timesteps) is not backend:
-            raise TypeError(
-                f"timesteps is an array of {resolve(timesteps).name}, the sample one of"
-                f" {backend.name}; convert one of them"
-            )
-        batch, ones = tuple(like.shape[:1]), (1,) * (len(like.shape) - 1)
-        if tuple(timesteps.shape) not in ((), (1,), batch):
-            raise ValueError(
-                f"timesteps must be one number or one per row {batch}, got shape"
-                f" {tuple(timesteps.shape)}"
-            )
-        t = xp.reshape(backend.astype(timesteps, acc), (-1,))
+
+        t = times_beside(like, timesteps, check)
         above = backend.clip(xp.searchsorted(times, t), 1, times.shape[0] - 1)
         t0, t1 = xp.take(times, above - 1), xp.take(times, above)
         # 1e-30: two times may be equal once rounded
@@ -499,6 +532,30 @@ def one_time(timestep: Any) -> float:
     except (TypeError, ValueError, RuntimeError):
         pass
     raise TypeError(f"timestep must be a number or an array of one, got {timestep!r}")
+
+
+def times_beside(like: Array, timesteps: Any, check: Callable[[np.ndarray], None]) -> Array:
+    """Return timesteps, one or one per row of `like`, as an array of one axis beside it.
+
+    `check` sees those that are on the host; others are not looked at.
+    """
+    backend = resolve(like)
+    acc, batch = backend.accumulation(like.dtype), tuple(like.shape[:1])
+    if not hasattr(timesteps, "shape") or isinstance(timesteps, ARRAYS):
+        host = np.asarray(timesteps, dtype=np.float64)
+        check(host)
+        timesteps = backend.put(host, like, acc)
+    elif resolve(timesteps) is not backend:
+        raise TypeError(
+            f"timesteps is an array of {resolve(timesteps).name}, the sample one of"
+            f" {backend.name}; convert one of them"
+        )
+    if tuple(timesteps.shape) not in ((), (1,), batch):
+        raise ValueError(
+            f"timesteps must be one number or one per row {batch}, got shape"
+            f" {tuple(timesteps.shape)}"
+        )
+    return backend.xp.reshape(backend.astype(timesteps, acc), (-1,))
 
 
 def mix(x: Array, noise: Array, a: Array, b: Array) -> Array:

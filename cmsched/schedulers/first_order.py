@@ -78,7 +78,7 @@ class DDIMScheduler(BetaScheduler):
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
         return "ddim", {}
 
-    def _last(self, config: FrozenDict) -> Point:
+    def _last(self, config: FrozenDict, **options: Any) -> Point:
         schedule = self._schedule(config)
         return schedule.point(0.0, 0.0) if config.set_alpha_to_one else schedule.at(t=0.0)
 

@@ -29,6 +29,8 @@ class Scheduler(SchedulerMixin):
             dynamic_thresholding_ratio with sample_max_value project the estimate, each where it is
             given.
         sigma_min, sigma_max: ends of the spacings between two levels (by default the schedule's).
+        final_sigmas_type: "zero", or "sigma_min" to end at that level, for samplers that cannot
+            reach sigma = 0.
         steps_offset: of the "leading" spacing.
         shift: sigma -> shift sigma / (1 + (shift - 1) sigma) of flow schedules.
     """
@@ -45,6 +47,7 @@ class Scheduler(SchedulerMixin):
         "steps_offset": 0,
         "sigma_min": None,
         "sigma_max": None,
+        "final_sigmas_type": "zero",
         "shift": 1.0,
         "clip_sample_range": None,
         "dynamic_thresholding_ratio": None,
@@ -64,7 +67,8 @@ class Scheduler(SchedulerMixin):
         choose("schedule", config.schedule, (*BETA_SCHEDULES, *SCHEDULES))
         spacings.check_spacing(config.spacing, config.spacing_options or {})
         choose("prediction_type", config.prediction_type, PREDICTION_TYPES)
-        samplers.get(config.sampler).complete(config.sampler_options or {})
+        choose("final_sigmas_type", config.final_sigmas_type, ("zero", "sigma_min"))
+        samplers.get(config.sampler).complete(self._sampler(config, 1)[1])
         schedule = self._schedule(config)
         if config.shift != 1.0 and schedule.frame != "flow":
             raise ValueError(
@@ -87,21 +91,37 @@ class Scheduler(SchedulerMixin):
         threshold = None if ratio is None else (float(ratio), float(config.sample_max_value))
         clip = None if config.clip_sample_range is None else float(config.clip_sample_range)
         data = self._schedule(config).sigma_data or Prediction.sigma_data
-        return Prediction(config.prediction_type, clip, threshold, sigma_data=data)
+        head = str((config.sampler_options or {}).get("variance")).startswith("learned")
+        kind = config.prediction_type
+        return Prediction(kind, clip, threshold, sigma_data=data, variance_head=head)
 
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        return config.sampler, dict(config.sampler_options or {})
+        options = dict(config.sampler_options or {})
+        if "prediction_type" in samplers.get(config.sampler).options:
+            options.setdefault("prediction_type", config.prediction_type)
+        return config.sampler, options
+
+    def _last(self, config: FrozenDict, **options: Any) -> Point:
+        schedule = self._schedule(config)
+        if config.final_sigmas_type == "zero":
+            return schedule.point(0.0, 0.0)
+        if config.sigma_min is None:
+            return schedule.at(t=schedule.span[1])
+        if schedule.frame == "flow":
+            return schedule.at(sigma=config.sigma_min)
+        return schedule.at(ratio=config.sigma_min)
 
     def _init_scale(self, config: FrozenDict, first: Point) -> float:
         return math.hypot(first.alpha, first.sigma) if first.alpha < 1.0 else first.sigma
 
     def _points(self, config: FrozenDict, n: int, **options: Any) -> list[Point]:
         schedule, ends = self._schedule(config), {}
+        ends_there = config.final_sigmas_type == "sigma_min"
         heeds = spacings.check_spacing(config.spacing, config.spacing_options or {})
         for name in ("sigma_max", "sigma_min", "steps_offset"):
             if name in heeds:
                 ends[name] = config[name]
-            elif config[name]:
+            elif config[name] and not (name == "sigma_min" and ends_there):
                 self._once(f"{name} has no effect with spacing={config.spacing!r}")
         points = spacings.place(
             config.spacing,
@@ -111,7 +131,14 @@ class Scheduler(SchedulerMixin):
             **ends,
             **(config.spacing_options or {}),
         )
-        if config.shift == 1.0:
-            return points
-        levels = spacings.shifted([p.sigma for p in points], config.shift)
-        return [schedule.at(sigma=s) for s in levels.tolist()]
+        if config.shift != 1.0:
+            levels = spacings.shifted([p.sigma for p in points], config.shift)
+            points = [schedule.at(sigma=s) for s in levels.tolist()]
+        last, end = points[-1].ratio, self._last(config).ratio
+        if last < end * (1 - 1e-9):
+            raise ValueError(
+                f"{n} {config.spacing} steps go to sigma/alpha = {last:g}, below the {end:g} where"
+                ' final_sigmas_type="sigma_min" ends; use fewer steps, a smaller sigma_min or'
+                " another spacing"
+            )
+        return points

@@ -1,29 +1,34 @@
-"""Multistep DPM-Solver and DPM-Solver++."""
+"""Multistep solvers: DPM-Solver and DPM-Solver++, also upward in noise, and DEIS."""
 
-import dataclasses
 import math
 from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import engine, samplers, spacings
-from .._messages import choose
 from ..samplers import multistep
-from ..schedules import Flow, Point, Schedule
-from ..spacings import RAMPS, Grid, Walk
-from .betas import BETA_OPTIONS, EXCHANGEABLE, BetaScheduler
+from ..samplers.adams import ORDERS
+from ..schedules import Point
 from .config import FrozenDict
-from .outputs import SchedulerOutput
+from .solvers import FLOW_OPTIONS, SHIFT_OPTIONS, SOLVER_OPTIONS, SPACING_OPTIONS, SolverScheduler
 from .variance_exploding import RAMP_OPTIONS, chosen_ramp
 
-__all__ = ["DPMSolverMultistepScheduler"]
+__all__ = [
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepInverse",
+    "DPMSolverMultistepInverseScheduler",
+    "DPMSolverMultistepScheduler",
+]
 
 ALGORITHMS = ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++")
-# names of other solvers' options that mean one of these when a config is handed over
 FOREIGN = {"deis": "dpmsolver++", "logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"}
+ALGORITHM_OPTIONS = {
+    "algorithm_type": "dpmsolver++",
+    "solver_type": "midpoint",
+    "lower_order_final": True,
+}
 
 
-class DPMSolverMultistepScheduler(BetaScheduler):
+class DPMSolverMultistepScheduler(SolverScheduler):
     """DPM-Solver (arXiv:2206.00927) and DPM-Solver++ (arXiv:2211.01095), multistep, ODE and SDE.
 
     third_order="published" is the order-3 formula in use everywhere, which is second order; "exact"
@@ -31,15 +36,8 @@ class DPMSolverMultistepScheduler(BetaScheduler):
     """
 
     options: ClassVar = {
-        **BETA_OPTIONS,
-        "solver_order": 2,
-        "prediction_type": "epsilon",
-        "thresholding": False,
-        "dynamic_thresholding_ratio": 0.995,
-        "sample_max_value": 1.0,
-        "algorithm_type": "dpmsolver++",
-        "solver_type": "midpoint",
-        "lower_order_final": True,
+        **SOLVER_OPTIONS,
+        **ALGORITHM_OPTIONS,
         "euler_at_final": False,
         **RAMP_OPTIONS,
         "use_lu_lambdas": False,
@@ -48,11 +46,9 @@ class DPMSolverMultistepScheduler(BetaScheduler):
         "final_sigmas_type": "zero",
         "lambda_min_clipped": -math.inf,
         "variance_type": None,
-        "timestep_spacing": "linspace",
-        "steps_offset": 0,
+        **SPACING_OPTIONS,
         "rescale_betas_zero_snr": False,
-        "use_dynamic_shifting": False,
-        "time_shift_type": "exponential",
+        **SHIFT_OPTIONS,
     }
     hidden_options: ClassVar = {"third_order": "published"}
     step_options: ClassVar = {"generator": None, "variance_noise": None, "return_dict": True}
@@ -62,162 +58,38 @@ class DPMSolverMultistepScheduler(BetaScheduler):
         "mu": None,
         "timesteps": None,
     }
-    grid_options = ("mu",)
-    prediction_types = ("epsilon", "sample", "v_prediction", "flow_prediction")
+    choices: ClassVar = {
+        "solver_order": (1, 2, 3),
+        "algorithm_type": ALGORITHMS,
+        "solver_type": multistep.SOLVERS,
+        "third_order": ("published", "exact"),
+    }
+    foreign = FOREIGN
     terminal = 2.0**-24
-    limited = False
-    output_class = SchedulerOutput
-    _compatibles: ClassVar = EXCHANGEABLE
 
     def _validate(self, config: FrozenDict) -> None:
         super()._validate(config)
-        algorithm, order = config.algorithm_type, config.solver_order
-        choose("algorithm_type", FOREIGN.get(algorithm, algorithm), ALGORITHMS)
-        choose(
-            "solver_type", FOREIGN.get(config.solver_type, config.solver_type), multistep.SOLVERS
-        )
-        choose("final_sigmas_type", config.final_sigmas_type, ("zero", "sigma_min"))
-        choose("third_order", config.third_order, ("published", "exact"))
-        choose("time_shift_type", config.time_shift_type, ("exponential",))
-        choose("variance_type", config.variance_type, (None, "learned", "learned_range"))
-        if order not in (1, 2, 3) or isinstance(order, bool):
-            raise ValueError(f"solver_order must be 1, 2 or 3, got {order!r}")
-        if order == 3 and algorithm == "sde-dpmsolver":
+        if config.solver_order == 3 and config.algorithm_type == "sde-dpmsolver":
             raise ValueError(
                 'solver_order=3 has no formula with algorithm_type="sde-dpmsolver"; use'
                 ' "sde-dpmsolver++" or solver_order=2'
             )
-        if algorithm in ("dpmsolver", "sde-dpmsolver"):
-            if config.final_sigmas_type == "zero":
-                raise ValueError(
-                    f'algorithm_type="{algorithm}" cannot end at sigma = 0, where its formula is'
-                    ' infinite; use final_sigmas_type="sigma_min" or the "++" algorithm'
-                )
-            if config.prediction_type == "flow_prediction" and not config.use_flow_sigmas:
-                raise ValueError(
-                    f'prediction_type="flow_prediction" with algorithm_type="{algorithm}" needs'
-                    " use_flow_sigmas"
-                )
-        if chosen_ramp(config) and config.use_flow_sigmas:
-            raise ValueError("use_flow_sigmas cannot be combined with another way to place sigmas")
-        if not config.flow_shift > 0:
-            raise ValueError(f"flow_shift must be positive, got {config.flow_shift}")
-
-    def _schedule(self, config: FrozenDict) -> Schedule:
-        if config.use_flow_sigmas:
-            return Flow(num_train_timesteps=config.num_train_timesteps)
-        return super()._schedule(config)
 
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        algorithm = FOREIGN.get(config.algorithm_type, config.algorithm_type)
-        sde, third = algorithm.startswith("sde-"), config.third_order
+        sde, third = config.algorithm_type.startswith("sde-"), config.third_order
         if sde and self._copies and third == "published":
             third = "reference"
-        return "dpmpp_multistep" if algorithm.endswith("++") else "dpm_multistep", {
+        return "dpmpp_multistep" if self._data(config) else "dpm_multistep", {
             "solver_order": config.solver_order,
             "eta": 1.0 if sde else 0.0,
-            "solver_type": FOREIGN.get(config.solver_type, config.solver_type),
+            "solver_type": self._own(config, "solver_type"),
             "third_order": third,
             "ramp_down": bool(config.lower_order_final) and n < 15,
             "euler_at_final": bool(config.euler_at_final),
         }
 
-    def _last(self, config: FrozenDict) -> Point:
-        schedule = self._schedule(config)
-        if config.final_sigmas_type == "zero":
-            return schedule.point(0.0, 0.0)
-        lowest = self._betas(config).at(t=0.0)
-        return schedule.at(sigma=lowest.ratio) if config.use_flow_sigmas else lowest
-
-    def _points(
-        self, config: FrozenDict, n: int, *, mu: float | None = None, **options: Any
-    ) -> list[Point]:
-        """mu: the dynamic shift of flow sigmas, shift = e^mu."""
-        schedule, train = self._schedule(config), config.num_train_timesteps
-        if mu is not None and not (config.use_dynamic_shifting and config.use_flow_sigmas):
-            raise ValueError("mu needs use_dynamic_shifting=True and use_flow_sigmas=True")
-        if config.use_flow_sigmas:
-            shift = config.flow_shift if mu is None else math.exp(mu)
-            sigmas = (1.0 - np.linspace(1, 1 / train, n + 1))[:0:-1]
-            points = [
-                schedule.at(sigma=s) for s in (shift * sigmas / (1 + (shift - 1) * sigmas)).tolist()
-            ]
-            return [self._truncated(p) for p in points]
-        ramp = chosen_ramp(config)
-        if ramp is None:
-            return [schedule.at(t=t) for t in self._times(config, n)]
-        first, last = schedule.at(t=train - 1.0), schedule.at(t=0.0)
-        points = [schedule.at(ratio=r) for r in RAMPS[ramp](n, first.ratio, last.ratio).tolist()]
-        rounds = ramp in ("karras", "lu") and config.beta_schedule != "squaredcos_cap_v2"
-        return [self._truncated(p, rounds=rounds) for p in points]
-
-    def _truncated(self, point: Point, *, rounds: bool = False) -> Point:
-        """Return the point at a whole timestep, as the reference has it beside the level."""
-        if not self._copies:
-            return point
-        return dataclasses.replace(
-            point, t=float(round(point.t) if rounds else math.trunc(point.t))
-        )
-
-    def _times(self, config: FrozenDict, n: int) -> list[float]:
-        """Return n of n + 1 spaced timesteps, none below lambda_min_clipped."""
-        schedule, train = self._betas(config), config.num_train_timesteps
-        lams = -np.log(schedule.ratios)
-        last = int(np.count_nonzero(lams >= config.lambda_min_clipped))
-        arguments = (config.timestep_spacing, n, train)
-        options = {"last": last, "extra": True, "offset": config.steps_offset}
-        try:
-            return spacings.timesteps(*arguments, **options)
-        except ValueError:
-            # more steps than whole numbers: go between them
-            if config.timestep_spacing != "linspace" or self._copies or n > 10 * train:
-                raise
-            return spacings.timesteps(*arguments, **options, whole=False)
-
-    def _at_timesteps(self, config: FrozenDict, timesteps: list[float]) -> list[Point]:
-        if chosen_ramp(config) or config.use_flow_sigmas:
-            raise ValueError(
-                "timesteps cannot be set with sigmas placed by a ramp or a flow; pass sigmas, or"
-                " leave it out"
-            )
-        return super()._at_timesteps(config, timesteps)
-
-    @property
-    def alpha_t(self) -> Any:
-        """Alpha of the training steps."""
-        return self._shown(np.sqrt(self._table.alphas_cumprod))
-
-    @property
-    def sigma_t(self) -> Any:
-        """Sigma of the training steps."""
-        return self._shown(np.sqrt(-np.expm1(self._table.log_alphas_cumprod)))
-
-    @property
-    def lambda_t(self) -> Any:
-        """log(alpha / sigma) of the training steps."""
-        return self._shown(-np.log(self._table.ratios))
-
-    # one step in parts, for code that takes it apart
-
-    @property
-    def lower_order_nums(self) -> int:
-        """How many outputs the run has seen, at most solver_order."""
-        run = self._run
-        return 0 if run is None else min(run.entry - run.first, self._options.solver_order)
-
-    @property
-    def model_outputs(self) -> list[Any]:
-        """The converted outputs that the next step needs, the newest last, and None for others."""
-        run = self._run
-        kept = [] if run is None else run.memory[: run.entry - run.first]
-        return [None] * (self._options.solver_order - len(kept)) + [*reversed(kept)]
-
-    def convert_model_output(self, model_output: Any, *, sample: Any) -> Any:
-        """Return what the solver integrates: the estimate of x0 ("++"), otherwise that of eps."""
-        run = self._at(None)
-        i = run.entry - run.first
-        x0, at = engine.estimate_x0(run.plan, i, sample, model_output), run.plan.points[i]
-        return x0 if run.plan.sampler == "dpmpp_multistep" else (sample - at.alpha * x0) / at.sigma
+    def _rounds(self, config: FrozenDict, ramp: str) -> bool:
+        return ramp in ("karras", "lu") and config.beta_schedule != "squaredcos_cap_v2"
 
     def dpm_solver_first_order_update(
         self, model_output: Any, *, sample: Any, noise: Any = None
@@ -237,29 +109,142 @@ class DPMSolverMultistepScheduler(BetaScheduler):
         """Return the sample after a third-order step from the last three converted outputs."""
         return self._update(model_output_list[-3:], sample, noise)
 
-    def _update(self, outputs: list[Any], sample: Any, noise: Any) -> Any:
-        """Run the sampler's own loop over the last steps, each given what it saw."""
-        run, order = self._at(None), len(outputs)
-        plan, i = run.plan, run.entry - run.first
-        if i + 1 < order or any(m is None for m in outputs):
-            raise ValueError(f"a step of order {order} needs {order} outputs, this run has {i + 1}")
-        if plan.options["eta"] and noise is None:
-            raise ValueError(f'algorithm_type="{self._options.algorithm_type}" needs noise=')
-        grid = Grid(plan.grid.points[i + 1 - order : i + 2], plan.grid.schedule)
-        options = {"solver_order": order, "ramp_down": False, "euler_at_final": False}
-        loop = samplers.get(plan.sampler).loop(
-            sample, Walk(grid), lambda *_: noise, **{**plan.options, **options}
-        )
-        given, reply = iter(outputs), None
-        while True:
-            try:
-                asked = loop.send(reply)
-            except StopIteration as end:
-                return end.value
-            if isinstance(asked, samplers.Keep):
-                reply = asked.x
-                continue
-            m, at = next(given), asked[1]
-            if plan.sampler != "dpmpp_multistep":
-                m = (sample - at.sigma * m) / at.alpha
-            reply = (sample, m)
+
+class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
+    """The same upward in noise: a clean sample back to the noise it would come from (inversion).
+
+    `timesteps` increase. The sample given stands at the first of them, and the last step ends at
+    the noisiest level.
+    """
+
+    options: ClassVar = {
+        **SOLVER_OPTIONS,
+        **ALGORITHM_OPTIONS,
+        "euler_at_final": False,
+        **FLOW_OPTIONS,
+        "lambda_min_clipped": -math.inf,
+        "variance_type": None,
+        **SPACING_OPTIONS,
+    }
+    timesteps_options: ClassVar = {"num_inference_steps": None, "device": None}
+    grid_options = ()
+    terminal = 0.0
+    upward = True
+
+    def _validate(self, config: FrozenDict) -> None:
+        super()._validate(config)
+        if config.algorithm_type.startswith("sde-"):
+            raise ValueError(
+                f'algorithm_type="{config.algorithm_type}" adds noise on the way down; inversion'
+                ' needs "dpmsolver++" or "dpmsolver"'
+            )
+
+    def _last(self, config: FrozenDict, **options: Any) -> Point:
+        schedule = self._schedule(config)
+        if chosen_ramp(config):
+            return schedule.at(ratio=self._ends(config)[0])
+        if config.use_flow_sigmas:
+            return schedule.at(sigma=self._flow_sigmas(config, 1, config.flow_shift)[0])
+        return schedule.at(t=float(self._noisiest(config)))
+
+    def _points(self, config: FrozenDict, n: int, **options: Any) -> list[Point]:
+        points = super()._points(config, n, **options)
+        return points if points[0].ratio < points[-1].ratio else points[::-1]
+
+    def _rounds(self, config: FrozenDict, ramp: str) -> bool:
+        return ramp == "karras"
+
+    def _times(self, config: FrozenDict, n: int, *, extra: bool = False) -> list[float]:
+        """Return times of which the noisiest is left out, but for trailing ones."""
+        if config.timestep_spacing == "trailing":
+            return super()._times(config, n, extra=False)
+        return super()._times(config, n + 1, extra=False)[1:]
+
+    def _at_timesteps(self, config: FrozenDict, timesteps: list[float]) -> list[Point]:
+        return super()._at_timesteps(config, timesteps)[::-1]
+
+    def _at_sigmas(
+        self, config: FrozenDict, sigmas: list[float], last: Point, **options: Any
+    ) -> list[Point]:
+        end = self._exposed(last)
+        values = sigmas[1:] if math.isclose(sigmas[0], end, rel_tol=1e-6) else sigmas
+        if not values or not 0.0 < values[-1] <= values[0] < end:
+            raise ValueError(
+                f"sigmas must start above 0 and end below {end:g}, where the sample ends; got"
+                f" {sigmas[::-1]}"
+            )
+        schedule = self._schedule(config)
+        name = "sigma" if schedule.frame == "flow" else "ratio"
+        return [schedule.at(**{name: s}) for s in reversed(values)]
+
+    def _training_times(self) -> np.ndarray:
+        return super()._training_times()[::-1]
+
+    @property
+    def noisiest_timestep(self) -> int:
+        """The training step where a run ends that no ramp or flow places."""
+        return self._noisiest(self._options)
+
+    @property
+    def use_karras_sigmas(self) -> bool:
+        """Whether sigmas follow the ramp of arXiv:2206.00364."""
+        return chosen_ramp(self._options) == "karras"
+
+    @property
+    def use_exponential_sigmas(self) -> bool:
+        """Whether sigmas are even in their logarithm."""
+        return chosen_ramp(self._options) == "exponential"
+
+    @property
+    def use_beta_sigmas(self) -> bool:
+        """Whether sigmas are quantiles of a beta distribution."""
+        return chosen_ramp(self._options) == "beta"
+
+
+DPMSolverMultistepInverse = DPMSolverMultistepInverseScheduler  # its former name
+
+
+class DEISMultistepScheduler(SolverScheduler):
+    """DEIS with its polynomial in log rho (arXiv:2204.13902), multistep."""
+
+    options: ClassVar = {
+        **SOLVER_OPTIONS,
+        "algorithm_type": "deis",
+        "solver_type": "logrho",
+        "lower_order_final": True,
+        **FLOW_OPTIONS,
+        **SPACING_OPTIONS,
+        **SHIFT_OPTIONS,
+    }
+    step_options: ClassVar = {"return_dict": True}
+    timesteps_options: ClassVar = {
+        **SolverScheduler.timesteps_options,
+        "mu": None,
+    }
+    choices: ClassVar = {
+        "solver_order": ORDERS,
+        "algorithm_type": ("deis",),
+        "solver_type": ("logrho",),
+    }
+    foreign: ClassVar = {
+        **dict.fromkeys(("dpmsolver", "dpmsolver++"), "deis"),
+        **dict.fromkeys(("midpoint", "heun", "bh1", "bh2"), "logrho"),
+    }
+
+    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
+        ramp_down = bool(config.lower_order_final) and n < 15
+        return "deis", {"solver_order": config.solver_order, "ramp_down": ramp_down}
+
+    def deis_first_order_update(self, model_output: Any, *, sample: Any) -> Any:
+        """Return the sample after a first-order step from a converted output."""
+        return self._update([model_output], sample)
+
+    def multistep_deis_second_order_update(
+        self, model_output_list: list[Any], *, sample: Any
+    ) -> Any:
+        """Return the sample after a second-order step from the last two converted outputs."""
+        return self._update(model_output_list[-2:], sample)
+
+    def multistep_deis_third_order_update(self, model_output_list: list[Any], *, sample: Any) -> Any:
+        """Return the sample after a third-order step from the last three converted outputs."""
+        return self._update(model_output_list[-3:], sample)

@@ -30,6 +30,7 @@ KINDS: Mapping[str, Any] = {
     "dynamic_thresholding_ratio": 1.0,
     "variance_type": "",
     "mu": 1.0,
+    "shift_terminal": 0.1,
     "original_inference_steps": 1,
     "num_train_timesteps": 1,
     "sampler_options": {},
@@ -78,11 +79,14 @@ class PlanMixin(ConfigMixin):
         grid_options: what `plan` takes beside the sampler's own options.
         whole_times: whether the network is conditioned on integers, where the grid has only such.
         limited: whether there can be no more steps than training steps.
+        upward: whether it goes from data to noise (inversion): `_finish` turns the grid round, and
+            explicit lists are increasing.
     """
 
     grid_options: ClassVar[tuple[str, ...]] = ()
     whole_times: ClassVar[bool] = True
     limited: ClassVar[bool] = True
+    upward: ClassVar[bool] = False
 
     # what a named class says
 
@@ -110,8 +114,8 @@ class PlanMixin(ConfigMixin):
     def _points(self, config: FrozenDict, n: int, **options: Any) -> list[Point]:
         """Return the n points where steps start."""
 
-    def _last(self, config: FrozenDict) -> Point:
-        """Return the point where the sample ends."""
+    def _last(self, config: FrozenDict, **options: Any) -> Point:
+        """Return the point where the sample ends; options are the grid's, as for `_points`."""
         return self._schedule(config).point(0.0, 0.0)
 
     def _init_scale(self, config: FrozenDict, first: Point) -> float:
@@ -171,7 +175,7 @@ class PlanMixin(ConfigMixin):
             raise ValueError(f"pass exactly one of {', '.join(given)}; got {found}")
         config = self._options
         self._validate(config)  # `_internal_dict` may have been replaced
-        schedule, last = self._schedule(config), self._last(config)
+        schedule, last = self._schedule(config), self._last(config, **options)
         if num_inference_steps is not None:
             train = config.num_train_timesteps if self.limited else MOST
             why = ", the number of training steps" if self.limited else ""
@@ -183,18 +187,18 @@ class PlanMixin(ConfigMixin):
             elif ends:
                 points = self._points(config, n + 1, **options)[:-1]
         elif timesteps is not None:
-            points = self._at_timesteps(config, self._entries("timesteps", timesteps))
+            points = self._at_timesteps(config, self._entries("timesteps", timesteps), **options)
         else:
             levels = self._entries("sigmas", sigmas)
             if levels[-1] == 0.0:  # a list to the end says where that is
                 last = schedule.point(0.0, 0.0)
-            points = self._at_sigmas(config, levels, last)
+            points = self._at_sigmas(config, levels, last, **options)
         scale = self._init_scale(config, points[0])
         integral = self.whole_times and all(p.t == int(p.t) for p in points)
         return self._finish(config, Grid((*points, last), schedule, scale, integral))
 
     def _entries(self, name: str, values: Any) -> list[float]:
-        """Return an explicit list, decreasing; one of all evaluations is reduced to the steps."""
+        """Return an explicit list from noise to data; one of all evaluations becomes the steps."""
         items = list(values) if isinstance(values, range) else spacings.host(values)
         try:
             table = np.asarray(items, dtype=np.float64)
@@ -206,12 +210,15 @@ class PlanMixin(ConfigMixin):
             # only as evaluations are listed: the first is of one step, later ones may be of two
             if runs[0][1] == 1 and all(count <= sampler.evaluations for _, count in runs):
                 table = np.array([value for value, _ in runs])
+        table = table[::-1] if self.upward and table.ndim else table
         if name == "sigmas" and table.ndim == 1 and math.inf in table[:1]:  # zero terminal SNR
             rest = spacings.decreasing(name, table[1:]) if table.size > 1 else []
             return [math.inf, *rest]
-        return spacings.decreasing(name, table)
+        return spacings.decreasing(name, table, reverse=self.upward)
 
-    def _at_timesteps(self, config: FrozenDict, timesteps: list[float]) -> list[Point]:
+    def _at_timesteps(
+        self, config: FrozenDict, timesteps: list[float], **options: Any
+    ) -> list[Point]:
         """Return the points at explicit timesteps."""
         if self.whole_times and any(t != int(t) for t in timesteps):
             raise ValueError(
@@ -221,7 +228,9 @@ class PlanMixin(ConfigMixin):
         schedule = self._schedule(config)
         return [schedule.at(t=t) for t in timesteps]
 
-    def _at_sigmas(self, config: FrozenDict, sigmas: list[float], last: Point) -> list[Point]:
+    def _at_sigmas(
+        self, config: FrozenDict, sigmas: list[float], last: Point, **options: Any
+    ) -> list[Point]:
         """Return the points at explicit sigmas; a last entry at the end is not doubled."""
         end = self._exposed(last)
         values = sigmas[:-1] if math.isclose(sigmas[-1], end, rel_tol=1e-6) else sigmas
@@ -252,7 +261,7 @@ class PlanMixin(ConfigMixin):
             timesteps: explicit model times, decreasing.
             sigmas: explicit noise levels, decreasing.
             strength: the part of the steps to take, the last int(n * strength) (image to image;
-                start with `init(plan, noise, x0=image)`).
+                start with `init(plan, noise, x0=image)`), in an inversion the first ones.
             **options: the sampler's own (eta, s_churn, ...) and the grid's (as in `set_timesteps`).
 
         Raises:
@@ -289,7 +298,7 @@ class PlanMixin(ConfigMixin):
                             f"strength={strength} of {n} steps leaves none; use more steps or a"
                             " larger strength"
                         )
-                    grid = grid.skip(n - kept)
+                    grid = grid.until(kept) if self.upward else grid.skip(n - kept)
                     scale = self._init_scale(config, grid.points[0])
                     grid = replace(grid, init_scale=scale)
                 sampler, fixed = self._sampler(config, n)

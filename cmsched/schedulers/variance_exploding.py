@@ -11,7 +11,7 @@ from ..plan import Plan
 from ..predictions import Prediction
 from ..schedules import Logarithmic, Point
 from ..spacings import RAMPS, Grid
-from .base import SchedulerMixin, begins_step
+from .base import UNSET, SchedulerMixin, begins_step
 from .betas import BETA_OPTIONS, EXCHANGEABLE, BetaScheduler
 from .config import FrozenDict
 from .outputs import OriginalSampleOutput, SchedulerOutput
@@ -102,7 +102,7 @@ class SigmaScheduler(ScaledInput, BetaScheduler):
             return math.hypot(first.sigma, 1.0)
         return first.sigma
 
-    def _last(self, config: FrozenDict) -> Point:
+    def _last(self, config: FrozenDict, **options: Any) -> Point:
         schedule = self._schedule(config)
         return (
             schedule.at(t=0.0)
@@ -110,7 +110,9 @@ class SigmaScheduler(ScaledInput, BetaScheduler):
             else schedule.point(0.0, 0.0)
         )
 
-    def _at_timesteps(self, config: FrozenDict, timesteps: list[float]) -> list[Point]:
+    def _at_timesteps(
+        self, config: FrozenDict, timesteps: list[float], **options: Any
+    ) -> list[Point]:
         ramp = chosen_ramp(config)
         if ramp is not None:
             raise ValueError(
@@ -134,7 +136,39 @@ class SigmaScheduler(ScaledInput, BetaScheduler):
         return [schedule.at(ratio=s) for s in levels.tolist()]
 
 
-class EulerDiscreteScheduler(SigmaScheduler):
+class Churned(ScaledInput):
+    """Base of the classes with Euler's steps, whose churn may be given to `step`.
+
+    With compatibility="diffusers" noise is added after the evaluation, otherwise before it.
+    """
+
+    step_options: ClassVar = {
+        "s_churn": 0.0,
+        "s_tmin": 0.0,
+        "s_tmax": math.inf,
+        "s_noise": 1.0,
+        "generator": None,
+        "return_dict": True,
+    }
+
+    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
+        if not self._copies:
+            return "euler", {}
+        says = self._prediction(config)
+        return "euler_late_churn", {"prediction_type": says.type, "sigma_data": says.sigma_data}
+
+    def _changed(self, plan: Plan, options: dict[str, Any]) -> Plan:
+        if self._copies:
+            return super()._changed(plan, options)
+        raise ValueError(
+            f"{', '.join(options)}: at step() the network has already seen the sample, so noise can"
+            " only be added after the evaluation, as the reference does; give these options to"
+            " set_timesteps() or plan() for the paper's order, or construct the scheduler with"
+            ' compatibility="diffusers" for the reference\'s'
+        )
+
+
+class EulerDiscreteScheduler(Churned, SigmaScheduler):
     """Euler's method in sigma (arXiv:2206.00364, algorithm 2 without its second stage).
 
     Churn (s_churn, s_tmin, s_tmax, s_noise) is given to `plan` or `set_timesteps`, and noise is
@@ -155,14 +189,6 @@ class EulerDiscreteScheduler(SigmaScheduler):
         "rescale_betas_zero_snr": False,
         "final_sigmas_type": "zero",
     }
-    step_options: ClassVar = {
-        "s_churn": 0.0,
-        "s_tmin": 0.0,
-        "s_tmax": math.inf,
-        "s_noise": 1.0,
-        "generator": None,
-        "return_dict": True,
-    }
     timesteps_options: ClassVar = {
         "num_inference_steps": None,
         "device": None,
@@ -177,11 +203,6 @@ class EulerDiscreteScheduler(SigmaScheduler):
         super()._validate(config)
         choose("interpolation_type", config.interpolation_type, ("linear", "log_linear"))
         choose("timestep_type", config.timestep_type, ("discrete", "continuous"))
-
-    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        if self._copies:
-            return "euler_late_churn", {"prediction_type": self._prediction(config).type}
-        return "euler", {}
 
     @property
     def use_exponential_sigmas(self) -> bool:
@@ -198,7 +219,9 @@ class EulerDiscreteScheduler(SigmaScheduler):
             config.timestep_type == "continuous" and config.prediction_type == "v_prediction"
         )
 
-    def _at_timesteps(self, config: FrozenDict, timesteps: list[float]) -> list[Point]:
+    def _at_timesteps(
+        self, config: FrozenDict, timesteps: list[float], **options: Any
+    ) -> list[Point]:
         if self._continuous(config):
             raise ValueError(
                 'timesteps cannot be set with timestep_type="continuous" and v_prediction;'
@@ -220,16 +243,6 @@ class EulerDiscreteScheduler(SigmaScheduler):
         points = [schedule.at(t=float(t)) for t in super()._training_times()]
         return [timed(p) for p in points] if self._continuous(self._options) else points
 
-    def _changed(self, plan: Plan, options: dict[str, Any]) -> Plan:
-        if self._copies:
-            return super()._changed(plan, options)
-        raise ValueError(
-            f"{', '.join(options)}: at step() the network has already seen the sample, so noise can"
-            " only be added after the evaluation, as the reference does; give these options to"
-            " set_timesteps() or plan() for the paper's order, or construct the scheduler with"
-            ' compatibility="diffusers" for the reference\'s'
-        )
-
 
 class EulerAncestralDiscreteScheduler(SigmaScheduler):
     """Ancestral sampling with Euler steps (k-diffusion, sample_euler_ancestral)."""
@@ -248,7 +261,27 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler):
         return "euler_ancestral", {}
 
 
-class HeunDiscreteScheduler(SigmaScheduler):
+class TwoEvaluations(SigmaScheduler):
+    """Base of the classes that evaluate twice in every step but the last one."""
+
+    step_options: ClassVar = {"return_dict": True}
+    timesteps_options: ClassVar = {
+        "num_inference_steps": UNSET,
+        "device": None,
+        "num_train_timesteps": None,
+    }
+    grid_options = ("num_train_timesteps",)
+    order = 2
+    _compatibles: ClassVar = EXCHANGEABLE
+
+    @property
+    def state_in_first_order(self) -> bool:
+        """Whether the next evaluation is the first one of its step."""
+        i = self.step_index
+        return not i or self._plan is None or i >= len(self._plan) or begins_step(self._plan, i)
+
+
+class HeunDiscreteScheduler(TwoEvaluations):
     """Heun's method (arXiv:2206.00364, algorithm 2): two evaluations a step, one for the last."""
 
     options: ClassVar = {
@@ -262,18 +295,14 @@ class HeunDiscreteScheduler(SigmaScheduler):
         "timestep_spacing": "linspace",
         "steps_offset": 0,
     }
-    step_options: ClassVar = {"return_dict": True}
     timesteps_options: ClassVar = {
         "num_inference_steps": None,
         "device": None,
         "num_train_timesteps": None,
         "timesteps": None,
     }
-    grid_options = ("num_train_timesteps",)
-    order = 2
     beta_schedules = ("linear", "scaled_linear", "squaredcos_cap_v2", "exp")
     output_class = HeunDiscreteSchedulerOutput
-    _compatibles: ClassVar = EXCHANGEABLE
 
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
         return "heun", {}
@@ -281,12 +310,6 @@ class HeunDiscreteScheduler(SigmaScheduler):
     def _training_times(self) -> np.ndarray:
         """Every step has two evaluations, but the last one."""
         return np.repeat(super()._training_times(), 2)[np.r_[0, 2 : 2 * len(self)]]
-
-    @property
-    def state_in_first_order(self) -> bool:
-        """Whether the next evaluation is the first one of its step."""
-        i = self.step_index
-        return not i or self._plan is None or i >= len(self._plan) or begins_step(self._plan, i)
 
 
 def timed(point: Point) -> Point:
@@ -349,7 +372,7 @@ class CMStochasticIterativeScheduler(ScaledInput):
     def _init_scale(self, config: FrozenDict, first: Point) -> float:
         return float(config.sigma_max)
 
-    def _last(self, config: FrozenDict) -> Point:
+    def _last(self, config: FrozenDict, **options: Any) -> Point:
         return self._schedule(config).at(ratio=config.sigma_min)
 
     def _levels_at(self, config: FrozenDict, steps: list[float]) -> list[Point]:
@@ -361,7 +384,9 @@ class CMStochasticIterativeScheduler(ScaledInput):
         stride = config.num_train_timesteps // n
         return self._levels_at(config, [float(i * stride) for i in range(n)])
 
-    def _at_timesteps(self, config: FrozenDict, timesteps: list[float]) -> list[Point]:
+    def _at_timesteps(
+        self, config: FrozenDict, timesteps: list[float], **options: Any
+    ) -> list[Point]:
         top = config.num_train_timesteps - 1
         if any(t != int(t) or not 0 <= t <= top for t in timesteps):
             raise ValueError(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -60,23 +61,19 @@ class VQDiffusionScheduler(TimesMixin, ConfigMixin):
     }
     output_class: ClassVar[type[SchedulerOutput]] = VQDiffusionSchedulerOutput
 
-    _chain: tuple[Any, TokenPlan | None] = (None, None)
     _fresh: tuple[Backend | None, Any] = (None, None)  # the generator made of fresh entropy
 
     log_at, log_bt, log_ct = (_table(kind, False) for kind in range(3))
     log_cumprod_at, log_cumprod_bt, log_cumprod_ct = (_table(kind, True) for kind in range(3))
 
     def _validate(self, config: FrozenDict) -> None:
-        _chain_of(config)
+        TokenPlan(*(config[name] for name in self.options))
 
     @property
     def _whole(self) -> TokenPlan:
         """The whole chain: entry i is at time num_train_timesteps - 1 - i."""
-        config, chain = self._chain
-        if chain is None or config is not self._internal_dict:
-            chain = _chain_of(self._filled(self.config))
-            self._chain = self._internal_dict, chain
-        return chain
+        config = self._filled(self.config)
+        return _chain(*(config[name] for name in self.options))
 
     def plan(
         self, num_inference_steps: int | None = None, *, timesteps: Sequence[int] | None = None
@@ -117,14 +114,14 @@ class VQDiffusionScheduler(TimesMixin, ConfigMixin):
         """
         backend = self._framework(device, xp)
         n = check_count("num_inference_steps", num_inference_steps, len(self), FEWER)
-        self._set_on(backend, np.arange(n)[::-1], device)
+        self._set_on(backend, np.arange(n - 1, -1, -1), device)
         self.num_inference_steps, self._fresh = n, (None, None)
 
     @property
     def timesteps(self) -> Array:
         """Times of a run, decreasing to 0; before `set_timesteps` the whole chain."""
         if self._timesteps is None:
-            return self._shown(np.arange(len(self))[::-1])
+            return self._shown(np.arange(len(self) - 1, -1, -1))
         return self._timesteps
 
     @property
@@ -208,7 +205,8 @@ class VQDiffusionScheduler(TimesMixin, ConfigMixin):
                 (batch, num_vec_classes, ...).
         """
         backend = discrete.check_tokens(self._whole, x_t)
-        one_hot = discrete.check_classes(backend, x_t, log_onehot_x_t, self.num_embed)
+        args = "log_onehot_x_t", log_onehot_x_t, self.num_embed
+        one_hot = discrete.check_classes(backend, x_t, *args)
         masked = discrete.known(backend, x_t, self.mask_class)[1]
         same, other, _, mask = self._numbers(t, one_hot, cumulative)
         hot = one_hot[:, :-1, ...] > discrete.LOG_ZERO / 2
@@ -221,7 +219,7 @@ class VQDiffusionScheduler(TimesMixin, ConfigMixin):
         t is a time, where -1 is the data itself.
         """
         backend = resolve(q)
-        q = discrete.check_classes(backend, q[:, 0, ...], q, self.mask_class)
+        q = discrete.check_classes(backend, q[:, 0, ...], "q", q, self.mask_class)
         _, beta, alpha, gamma = self._numbers(t, q, True, -1)
         return discrete.spread(backend, q, alpha, beta, gamma)
 
@@ -266,5 +264,6 @@ class VQDiffusionScheduler(TimesMixin, ConfigMixin):
 FEWER = ", the length of the chain (num_train_timesteps)"
 
 
-def _chain_of(config: FrozenDict) -> TokenPlan:
-    return TokenPlan(**{name: config[name] for name in VQDiffusionScheduler.options})
+@lru_cache(maxsize=64)
+def _chain(*options: Any) -> TokenPlan:
+    return TokenPlan(*options)

@@ -3,11 +3,12 @@
 Lifting rebinds the names `torch` and `np` inside diffusers' scheduler modules to stand-ins whose
 float32 is float64. In both cases `randn_tensor` is replaced by a source that keeps what it gave, so
 that the other side of a comparison gets the same noise and draws can be counted; a Brownian tree
-becomes the same source, each of its increments a normal of its own.
+becomes a path made of the same source.
 """
 
-import inspect
 import logging
+import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,8 +43,28 @@ class Draws:
         return z
 
     def tree(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Callable[..., torch.Tensor]:
-        """What replaces a Brownian tree: normals whatever the interval."""
-        return lambda *interval: self(x.shape, dtype=x.dtype)
+        """What replaces a Brownian tree: a Brownian path that is followed in one direction."""
+        places: list[float] = []
+        path: list[torch.Tensor] = []
+
+        def index(sigma: Any) -> int:
+            near = [i for i, s in enumerate(places) if math.isclose(s, sigma, rel_tol=1e-6)]
+            if near:
+                return near[0]
+            assert sigma < places[-1], "a path is followed in one direction"
+            z = self(x.shape, dtype=x.dtype)
+            path.append(path[-1] + math.sqrt(places[-1] - sigma) * z)
+            places.append(float(sigma))
+            return len(places) - 1
+
+        def increment(sigma: Any, following: Any) -> torch.Tensor:
+            if not places:
+                places.append(float(sigma))
+                path.append(torch.zeros_like(x))
+            a, b = index(sigma), index(following)
+            return (path[b] - path[a]) / math.sqrt(places[a] - places[b])
+
+        return increment
 
     def handed_over(self) -> list[torch.Tensor]:
         """What was drawn since the last call."""
@@ -53,7 +74,7 @@ class Draws:
 
 def module(name: str) -> Any:
     """The module of a scheduler class."""
-    return inspect.getmodule(getattr(diffusers.schedulers, name))
+    return sys.modules[getattr(diffusers.schedulers, name).__module__]
 
 
 @contextmanager
