@@ -366,12 +366,12 @@ SHIFTS: dict[str, Callable[[float], float]] = {"exponential": math.exp, "linear"
 
 
 def shifted(sigmas: Sequence[float] | np.ndarray, shift: float) -> np.ndarray:
-    """Return flow sigmas moved to more noise, shift sigma / (1 + (shift - 1) sigma).
+    """Return flow sigmas moved to more noise, shift sigma / (shift sigma + 1 - sigma).
 
     arXiv:2403.03206, eq. 23. Dynamic shifting is the same with shift = SHIFTS[time_shift_type](mu).
     """
     sigma = np.asarray(sigmas, dtype=np.float64)
-    return np.asarray(shift * sigma / (1 + (shift - 1) * sigma))
+    return np.asarray(shift * sigma / (shift * sigma + (1 - sigma)))  # 1 stays 1
 
 
 def stretched(sigmas: Sequence[float] | np.ndarray, terminal: float) -> np.ndarray:

@@ -59,13 +59,20 @@ SETTINGS = [
     *({"sampler": name} for name in ("ddim", "heun", "euler_ancestral")),
     {"schedule": "flow", "prediction_type": "flow_prediction"},
     {"spacing": "karras"},
+    *({"shift": shift} for shift in (0.5, 3.0)),
+    {"invert_sigmas": True, "shift": 3.0},
+    {"stochastic_sampling": True},
+    {"sde_eta": 0.7},
+    {"skip_prk_steps": True},
+    {"set_alpha_to_one": True},
+    {"variable_step": True},
 ]
 
 
 def visits():
     """Every class with every setting it has and allows."""
     for (name, cls), setting in itertools.product(CLASSES.items(), SETTINGS):
-        if setting.keys() <= cls.options.keys():
+        if setting.keys() <= {*cls.options, *cls.hidden_options}:
             with warnings.catch_warnings(action="error"):
                 try:
                     cls(**setting)

@@ -97,7 +97,7 @@ def test_deterministic_samplers_keep_the_distribution_too(name, options):
 @pytest.mark.parametrize(("name", "options"), STOCHASTIC, ids=label)
 def test_down_to_the_data(name, options):
     """A grid that ends at sigma = 0 ends in the data's own mean and variance."""
-    if not get(name).singular:
+    if not get(name).trait("singular", options):
         return  # it ends above 0, see test_order
     tolerance = 0.05 if get(name).trait("exact", options) else 0.25
     schedule = VPSDE()
@@ -123,7 +123,7 @@ def test_more_noise_is_more_variance(name, options):
     assert std < final(louder)[1] < std * options["s_noise"] ** 8
 
 
-CONSISTENCY = [v for v in variants() if get(v[0]).trait("order", v[1]) == 0]
+CONSISTENCY = [v for v in variants() if get(v[0]).jumps]
 
 
 @pytest.mark.parametrize("frame", FRAMES)
@@ -158,8 +158,10 @@ def test_consistency_scalings_give_that_function():
 @pytest.mark.parametrize(("name", "options"), STOCHASTIC, ids=label)
 def test_from_alpha_zero(name, options):
     """A start of pure noise (flow at sigma = 1) has no error of its own: mean 0 and variance 1."""
-    if not get(name).singular:
+    if not get(name).trait("singular", options):
         return  # it cannot start there, see test_order
+    if name == "flow_sde":
+        return  # its diffusion is infinite there, and its published first step approximate
     if "prediction_type" in options:
         options = {**options, "prediction_type": "sample"}
     errors = []

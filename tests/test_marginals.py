@@ -22,7 +22,7 @@ from exact import (
     variants,
 )
 
-from cmsched.plan import make_plan
+from cmsched.plan import INSIDE, OUTSIDE, make_plan
 from cmsched.predictions import Prediction
 from cmsched.samplers import REGISTRY, get
 from cmsched.samplers.first_order import VARIANCES
@@ -35,7 +35,7 @@ SIZE = 200
 def moments(plan):
     """The (x0 coefficient, rest's standard deviation) of the sample before evaluations and last."""
     first, last = plan.grid.points[0], plan.grid.points[-1]
-    jumps = get(plan.sampler).trait("order", plan.options) == 0
+    jumps = get(plan.sampler).jumps
 
     def estimate(x, at):
         out = np.zeros(SIZE)
@@ -68,7 +68,7 @@ def test_marginals_are_kept(name, options, frame):
 @pytest.mark.parametrize(("name", "options"), variants(exact=True), ids=label)
 def test_marginals_are_kept_at_singular_ends(name, options, schedule):
     """From alpha = 0 to sigma = 0, or between finite levels for a sampler that needs them."""
-    ends = get(name).singular
+    ends = get(name).trait("singular", options)
     for n in (1, 2, 7):
         grid = grid_singular(schedule, n, start=ends, end=ends)
         plan = make_plan(name, grid, Prediction("v_prediction"), options)
@@ -86,7 +86,7 @@ def test_rows_sum_to_the_next_level(name, options, frame):
     With x0 as the output these are plain sums; where no estimate carries noise also (coefficient
     of x)^2 sigma^2 + noise^2 = sigma^2 of the next.
     """
-    if get(name).trait("order", options) == 0:
+    if get(name).jumps:
         return  # its estimates carry the noise of the last level
     schedule, _ = FRAMES[frame]
     options = {**options, "prediction_type": "sample"} if "prediction_type" in options else options
@@ -98,12 +98,16 @@ def test_rows_sum_to_the_next_level(name, options, frame):
         if set(held.values()) - {"d"}:
             continue  # stored samples and eps are the business of the propagation above
         a = row.point
-        x = sum(c for v, c, _ in terms if v == 0)
-        noise = [c for v, c, _ in terms if layout.first_draw <= v < layout.first_given]
-        x0 = sum(c for v, c, _ in terms if v in (1, layout.estimate) or held.get(v) == "d")
-        assert x * a.alpha + x0 == pytest.approx(b.alpha, rel=1e-12)
-        variance = (x * a.sigma) ** 2 + sum(c * c for c in noise)
-        assert variance == pytest.approx(b.sigma**2, rel=1e-12)
+        clean = {1, layout.estimate, *(v for v, kind in held.items() if kind == "d")}
+        clean |= {layout.first_given + k for k in range(len(layout.given))}
+        for other in (INSIDE, OUTSIDE):  # one side of a mask after the other
+            here = [(v, c) for v, c, region in terms if region != other]
+            x = sum(c for v, c in here if v == 0)
+            noise = [c for v, c in here if layout.first_draw <= v < layout.first_given]
+            x0 = sum(c for v, c in here if v in clean)
+            assert x * a.alpha + x0 == pytest.approx(b.alpha, rel=1e-12)
+            variance = (x * a.sigma) ** 2 + sum(c * c for c in noise)
+            assert variance == pytest.approx(b.sigma**2, rel=1e-12)
 
 
 @pytest.mark.parametrize(("name", "options"), variants(exact=False), ids=label)

@@ -840,6 +840,12 @@ def test_hostile_constructor(seed, sample, error, match):
         Rng(seed, sample=sample)
 
 
+def test_hostile_path():
+    with pytest.raises(TypeError, match="path=1 is neither True nor False"):
+        Rng(0, path=1)
+    assert len({Rng(0), Rng(0, path=True)}) == 2
+
+
 def test_hostile_normal():
     with pytest.raises(ValueError, match="did you mean 'torch'"):
         Rng(0).normal((2,), xp="torhc")

@@ -268,6 +268,16 @@ def test_a_row_without_noise_raises_or_counts_nothing(xp):
         np.testing.assert_array_equal(xp.numpy(skipped), expected)
 
 
+def test_a_loop_that_is_over_stays_where_it_is(xp):
+    """Also where its last step drew noise."""
+    plan = a_plan("euler_ancestral", n=3, end="last")
+    x = xp.asarray(start_of((2, 4)))
+    state = State(x, (), xp.asarray(np.array([2, 3]), "int32"))
+    law = cmsched.transition(plan, state, xp.asarray(start_of((2, 4), 2)))
+    assert np.array_equal(xp.numpy(law.std).ravel() > 0, [True, False])
+    assert np.array_equal(xp.numpy(law.mean)[1], xp.numpy(x)[1])
+
+
 @needs_torch
 def test_torch_skips_without_nan_gradients():
     import torch

@@ -6,14 +6,14 @@ to 1 in the middle of the k-th of 2^l equal cells and is 0 outside. A node's nor
 number alone, so a time needs only the nodes above it, one a level. Times are rounded to the ends of
 the 2^DEPTH finest cells; at these the finite sum is exact.
 
-The clock is atan(sigma / alpha) over pi / 2: bounded, whatever the schedule and its frame.
+The clock is atan(sigma / alpha), from 0 to pi / 2 whatever the schedule and its frame.
 """
 
 import math
 from collections.abc import Iterator
 from typing import Any
 
-DEPTH = 20  # one finest cell is 1.5e-6 of pi / 2; heights are exact in float32
+DEPTH = 20  # one finest cell is 1.5e-6 of the clock; heights are exact in float32
 
 
 def cell(lam: float) -> int:
@@ -25,8 +25,9 @@ def cell(lam: float) -> int:
 def increment(a: Any, b: Any) -> Iterator[tuple[Any, Any, float]]:
     """Yield (node, height, factor): W(b) - W(a), in root cells, sums height factor z_node.
 
-    Times are Python ints, or int32 arrays, and so are nodes and heights. The last ancestors that a
-    and b share come with the difference of their heights, exact, and again with height 0.
+    Times are Python ints, or int32 arrays, and so are nodes and heights. There are 1 + 2 DEPTH
+    nodes; one above both times comes with the difference of its heights, which is exact, and again
+    with 0. Without those, a step of a loop of 5 to 1000 takes 35 to 29 normals.
     """
     yield a - a, b - a, 2.0 ** (-DEPTH / 2)
     for level in range(DEPTH):

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from .._messages import choose, nearest, nonnegative
+from .._messages import check_count, choose, nearest, nonnegative
 from ..schedules import Point
 
 __all__ = ["REGISTRY", "Keep", "Loop", "Raw", "Sampler", "Size", "get", "register"]
@@ -61,6 +61,7 @@ class Sampler:
         order: of convergence, or a function of the options.
         smooth: whether that order needs steps whose lengths in lam vary smoothly, or a function of
             the options.
+        jumps: whether the network is a consistency function, which goes to the end of the grid.
         stored: arrays kept between evaluations at most, or a function of the options.
         evaluations: network calls per step.
         stochastic: whether it draws, or a function of the options.
@@ -72,11 +73,12 @@ class Sampler:
         traced: False for a loop whose control flow depends on data.
         options: defaults of the loop's keyword options, read from its signature.
         choices: the values that an option may have; one whose default is a float may have any
-            number of at least 0.
+            number of at least 0, an integer any of at least 1.
         variants: option sets that the tests visit.
 
     A deterministic sampler of one evaluation a step also has the option `corrector`: "unic" raises
-    its order by one (arXiv:2302.04867), see `unipc.corrected`.
+    its order by one (arXiv:2302.04867), see `unipc.corrected`; options of the sampler "unipc", as
+    pairs, say which UniC.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Sampler:
     paper: str
     order: float | Callable[[Mapping[str, Any]], float] = 1
     smooth: bool | Callable[[Mapping[str, Any]], bool] = False
+    jumps: bool = False
     stored: int | Callable[[Mapping[str, Any]], int] = 0
     evaluations: int = 1
     stochastic: bool | Callable[[Mapping[str, Any]], bool] = False
@@ -108,11 +111,15 @@ class Sampler:
                 raise TypeError(f"sampler {self.name!r} has no option {name!r}{close}")
         complete = {**self.options, **options}
         for name, value in complete.items():
-            if name in self.choices:
+            if name == "corrector" and isinstance(value, tuple | list):
+                complete[name] = tuple(REGISTRY["unipc"].complete(dict(value)).items())
+            elif name in self.choices:
                 choose(name, value, self.choices[name])
                 complete[name] = self.choices[name][self.choices[name].index(value)]
             elif isinstance(self.options[name], float):
                 complete[name] = nonnegative(name, value)
+            elif type(self.options[name]) is int:
+                complete[name] = check_count(name, value)
         if complete.get("corrector") and self.trait("stochastic", {**complete, "corrector": None}):
             raise ValueError(
                 f"corrector={complete['corrector']!r} needs a deterministic step, but {self.name!r}"
@@ -124,18 +131,28 @@ class Sampler:
         """Return a trait (order, smooth, stored, stochastic, exact, singular) for these options."""
         value, complete = getattr(self, name), self.complete(options or {})
         value = value(complete) if callable(value) else value
-        if complete.get("corrector") and name in ("order", "stored"):
-            value += 1 if name == "order" else self.trait("order", {**complete, "corrector": None})
-        return value
+        unic = self._corrector(complete)
+        if unic is not None and name == "order" and unic["disable_corrector"] is not True:
+            return min(value, unic["solver_order"]) + 1
+        return value + unic["solver_order"] if unic is not None and name == "stored" else value
+
+    def _corrector(self, complete: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the options of the corrector, if there is one; by default of the same order."""
+        chosen = complete.get("corrector")
+        if not chosen:
+            return None
+        own = {} if chosen == "unic" else dict(chosen)
+        order = int(self.trait("order", {**complete, "corrector": None}))
+        return REGISTRY["unipc"].complete({"solver_order": max(order, 1), **own})
 
     def start(
         self, x: Any, grid: Any, noise: Any, options: Mapping[str, Any], **given: Any
     ) -> Generator[Any, Any, Any]:
         """Return the loop, begun on x, with its corrector if the options name one."""
-        options = dict(options)
-        corrector = options.pop("corrector", None)
-        loop = self.loop(x, grid, noise, **given, **options)
-        return unipc.corrected(loop, int(self.trait("order", options))) if corrector else loop
+        unic = self._corrector(options)
+        plain = {name: value for name, value in options.items() if name != "corrector"}
+        loop = self.loop(x, grid, noise, **given, **plain)
+        return loop if unic is None else unipc.corrected(loop, grid, **unic)
 
 
 REGISTRY: dict[str, Sampler] = {}

@@ -54,7 +54,6 @@ def whole(options):
     paper="k-diffusion sample_lms: Adams-Bashforth in sigma / alpha, exact weights",
     order=whole,
     stored=kept,
-    choices={"solver_order": ORDERS},
     variants=(
         *({"solver_order": k} for k in (1, 2, 3, 4)),
         {"solver_order": 2, "corrector": "unic"},
@@ -123,19 +122,24 @@ def combined(past):
     correctable=False,
 )
 def plms(x, grid, noise):
-    """Adams-Bashforth combinations of eps, moved as DDIM does; the first step evaluates twice."""
-    past = []
+    """Adams-Bashforth combinations of eps, moved as DDIM does; the first step evaluates twice.
+
+    Where a run is taken up later, its first step is DDIM's: the loop has no second evaluation left.
+    """
+    past, whole_run = [], grid.total == len(grid)
     last = grid.points[-1]
-    for a, b in grid.steps():
+    for step, (a, b) in enumerate(grid.steps()):
         x, x0, eps = yield Raw(x, a)
         eps = yield Keep(eps)
         if a.alpha == 0:
             x = b.alpha * x0 + b.sigma * eps
             continue
-        if not past and b is not last:
-            y, _, ahead = yield Raw(carry(x, eps, a, b), b)
+        if whole_run and not past and b is not last:
+            at = grid.points[step + 1]  # of arrivals, beside b
+            y, _, ahead = yield Raw(carry(x, eps, a, b), at)
             eps = yield Keep(eps)  # in the place of `ahead`, which is not remembered
-            x = y + 0.5 * (b.sigma - a.sigma * (b.alpha / a.alpha)) * (ahead - eps)
+            base = a if at is b else grid.at_time(at.t + a.t - b.t)
+            x = carry(carry(y, eps, b, a), 0.5 * (eps + ahead), base, at)
         else:
             x = carry(x, combined([eps, *past]), a, b)
         past = [eps, *past][:3]
@@ -150,19 +154,23 @@ def plms(x, grid, noise):
     stored=5,
     correctable=False,
 )
-def pndm(x, grid, noise):
+def pndm(x, grid, noise, *, half_step=None):
     """PLMS after three Runge-Kutta steps of four evaluations; PLMS alone on fewer than four steps.
 
-    The middle of a step is in the middle of its times.
+    The middle of a step is in the middle of its times. Published code goes half_step below its
+    beginning, and evaluates half_step above its end.
     """
-    if len(grid) < 4 or grid.points[0].alpha == 0 or grid.points[3].sigma == 0:
+    done = grid.total - len(grid)
+    if grid.total < 4 or grid.points[0].alpha == 0 or (not done and grid.points[3].sigma == 0):
         return (yield from plms(x, grid, noise))
     past = []
-    for step, (a, b) in enumerate(grid.steps()):
+    for step, (a, b) in enumerate(grid.steps(), start=done):
         if step < 3:
-            mid = grid.at_time(0.5 * (a.t + b.t))
+            mid = first = grid.at_time(0.5 * (a.t + b.t))
+            if half_step is not None:
+                first, mid = grid.at(t=a.t - half_step), grid.at(t=b.t + half_step)
             base, slope = x, None
-            stages = ((a, mid, 1 / 6), (mid, mid, 1 / 3), (mid, b, 1 / 3), (b, b, 1 / 6))
+            stages = ((a, first, 1 / 6), (mid, mid, 1 / 3), (mid, b, 1 / 3), (b, b, 1 / 6))
             for at, to, weight in stages:
                 x, _, eps = yield Raw(x, at)
                 if slope is None:

@@ -72,7 +72,6 @@ def arrive(a, b, eta, low):
     order=lambda o: 1 if o["eta"] else 2,
     stored=2,
     stochastic=lambda o: o["eta"] > 0,
-    exact=False,
     singular=False,
     correctable=False,
     variants=({}, {"eta": 1.0}),

@@ -54,7 +54,7 @@ VARIANCES = (
 
 
 def variances(a, b):
-    """Return the bounds of DDPM's variance, that of the posterior and beta; above 0 for their logs."""
+    """Return the bounds of DDPM's variance, the posterior's and beta, above 0 for their logs."""
     _, fresh = shrink(a, b)
     return tuple(max(s**2 * fresh, 1e-20) for s in (b.sigma, a.sigma))
 
@@ -172,6 +172,7 @@ def euler_late_churn(
     "lcm",
     paper="arXiv:2310.04378, algorithm 3",
     order=0,
+    jumps=True,
     stochastic=True,
     exact=lambda o: o["s_noise"] == 1,
 )
@@ -179,6 +180,7 @@ def euler_late_churn(
     "consistency",
     paper="arXiv:2303.01469, algorithm 1",
     order=0,
+    jumps=True,
     stochastic=True,
     exact=lambda o: o["s_noise"] == 1,
     variants=({}, {"s_noise": 1.007}),
@@ -253,7 +255,7 @@ def euler_maruyama(x, grid, noise, *, dt=0.0):
     "flow_sde",
     paper="Flow-GRPO, arXiv:2505.05470, eq. 9",
     stochastic=lambda o: o["eta"] > 0,
-    exact=False,
+    exact=lambda o: not o["eta"],
     variants=({}, {"eta": 0.0}),
 )
 def flow_sde(x, grid, noise, *, eta=0.7):

@@ -170,11 +170,12 @@ def integrals(
 ) -> list[float]:
     """Return the integral of weight(u) L_j(u) from start to end for each Lagrange polynomial L_j.
 
-    By 24-point Gauss quadrature: exact for Adams weights, to rounding for exponential ones.
+    By Gauss quadrature of 24 points or more: exact for Adams weights, to rounding for exponential
+    ones.
     """
     middle, half = 0.5 * (start + end), 0.5 * (end - start)
     out = [0.0] * len(levels)
-    for point, mass in _gauss(24):
+    for point, mass in _gauss(max(24, len(levels))):
         u = middle + half * point
         scaled = half * mass * weight(u)
         for j, own in enumerate(levels):

@@ -1,6 +1,7 @@
 """Runge-Kutta methods: Heun, midpoint (DPM2, DPM++ 2S and SDE), singlestep DPM-Solver."""
 
 import math
+from typing import Any
 
 from . import Keep, register
 from .first_order import churn, churned, unchanged
@@ -120,7 +121,7 @@ def midpoint(
     stored=1,
     evaluations=2,
     stochastic=lambda o: o["eta"] > 0,
-    exact=False,
+    exact=lambda o: o["s_noise"] == 1 or not o["eta"],
     variants=({}, {"eta": 0.0}, {"eta": 0.5, "r": 0.4}),
 )
 def dpmpp_sde(x, grid, noise, *, eta=1.0, s_noise=1.0, r=0.5):
@@ -145,8 +146,8 @@ def dpmpp_sde(x, grid, noise, *, eta=1.0, s_noise=1.0, r=0.5):
         part = down / a.sigma
         whole = b.alpha - a.alpha * part
         x = part * x + ((1 - 0.5 / r) * whole) * x0
-        share = (a.ratio - mid.ratio) / (a.ratio - b.ratio)
         if first is not None:
+            share = (a.ratio - mid.ratio) / (a.ratio - b.ratio)
             x = x + (up * s_noise * math.sqrt(share)) * first
         x = yield Keep(x)
         _, y0 = yield y, mid
@@ -156,7 +157,7 @@ def dpmpp_sde(x, grid, noise, *, eta=1.0, s_noise=1.0, r=0.5):
     return x
 
 
-def groups(grid, solver_order, lower_order_final):
+def groups(grid: Any, solver_order: int, lower_order_final: bool) -> list[int]:
     """The number of grid steps that each step of a singlestep method takes.
 
     A step from alpha = 0 or to sigma = 0 is one of order 1. LuChengTHU/dpm-solver,
@@ -192,7 +193,6 @@ SINGLESTEP = {
     "dpmpp_singlestep",
     paper="arXiv:2211.01095, algorithm 1; SDE its eq. 16",
     **SINGLESTEP,
-    exact=lambda o: not o["eta"],
     fixed={"predict_x0": True},
     choices={
         "solver_order": (1, 2, 3),

@@ -39,12 +39,18 @@ def corrects(a, b, *, solver_type="bh2", predict_x0=True):
     return h != 0 and (math.isfinite(h) or limit)
 
 
-def corrected(loop, order):
+def corrected(
+    loop, grid, *, solver_order, solver_type, predict_x0, disable_corrector, ramp_down
+):
     """Correct each sample of another loop once the network has seen it: UniC (eq. 5, B2).
 
-    What the correction takes from the step before is one array, kept with the estimates.
+    The options are those of "unipc". What the network said of x0 (or of eps) holds for the
+    corrected sample too. What the correction takes from the step before is one array, kept with
+    the estimates.
     """
-    reply, start, nodes, a = None, None, [], None
+    options = {"solver_type": solver_type, "predict_x0": predict_x0}
+    reply, start, nodes, a, order = None, None, [], None, 0
+    done, step = grid.total - len(grid), 0
     while True:
         try:
             asked = loop.send(reply)
@@ -54,21 +60,28 @@ def corrected(loop, order):
             reply = yield asked
             continue
         predicted, b = asked
+        off = disable_corrector is True or done + step - 1 in disable_corrector
         known = None
-        if a is not None and corrects(a, b):
-            levels = [nodes[0][0], b.lam, *(level for level, _ in nodes[1:])]
-            values = [nodes[0][1], 0.0 * nodes[0][1], *(value for _, value in nodes[1:])]
-            known = yield Keep(
-                unified(start, [*zip(levels, values, strict=True)], a, b) - predicted
-            )
-            ones = [float(level == b.lam) for level in levels]
-            own = unified(0.0, [*zip(levels, ones, strict=True)], a, b)
+        if a is not None and not off and corrects(a, b, **options):
+            (level, value), *older = nodes[:order]
+            unseen = [(level, value), (b.lam, 0.0 * value), *older]
+            known = yield Keep(unified(start, unseen, a, b, **options) - predicted)
+            ones = [(at, float(i == 1)) for i, (at, _) in enumerate(unseen)]
+            own = unified(0.0, ones, a, b, **options)
         x, x0, *eps = yield asked
+        m = x0 if predict_x0 else (yield Keep((x - b.alpha * x0) / b.sigma))
         if known is not None:
-            change = known + own * x0
-            x, eps = x + change, [e + change / b.sigma for e in eps]
+            change = known + own * m
+            x = x + change
+            if predict_x0:
+                eps = [e + change / b.sigma for e in eps]
+            else:
+                x0 = x0 + change / b.alpha
         start, a = x, b
-        nodes = newest(order, [(b.lam, x0), *nodes])
+        nodes = newest(solver_order, [(b.lam, m), *nodes])
+        left = len(grid) - step
+        order = min(solver_order, len(nodes), left) if ramp_down else len(nodes)
+        step += 1
         reply = (x, x0, *eps)
 
 

@@ -1,15 +1,28 @@
 """The named schedulers: a configuration, plans made from it, the stateful habit around one."""
 
+from .a1111 import KDiffusionScheduler, from_a1111
 from .base import SchedulerMixin
 from .betas import KarrasDiffusionSchedulers
 from .config import CLASSES, ConfigMixin, FrozenDict
-from .first_order import (
-    DDIMScheduler,
-    DDIMSchedulerOutput,
-    DDPMScheduler,
-    DDPMSchedulerOutput,
+from .edm import EDMEulerScheduler, EDMEulerSchedulerOutput
+from .distilled import (
+    ConsistencyDecoderScheduler,
+    ConsistencyDecoderSchedulerOutput,
     LCMScheduler,
     LCMSchedulerOutput,
+    TCDScheduler,
+    TCDSchedulerOutput,
+)
+from .first_order import (
+    DDIMInverseScheduler,
+    DDIMParallelScheduler,
+    DDIMParallelSchedulerOutput,
+    DDIMScheduler,
+    DDIMSchedulerOutput,
+    DDPMParallelScheduler,
+    DDPMParallelSchedulerOutput,
+    DDPMScheduler,
+    DDPMSchedulerOutput,
 )
 from .flow import (
     FlowMatchEulerDiscreteScheduler,
@@ -18,8 +31,24 @@ from .flow import (
     FlowMatchHeunDiscreteSchedulerOutput,
 )
 from .generic import Scheduler
-from .multistep import DPMSolverMultistepScheduler
+from .linear_multistep import IPNDMScheduler, PNDMScheduler
+from .midpoint import (
+    DPMSolverSDEScheduler,
+    DPMSolverSDESchedulerOutput,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2AncestralDiscreteSchedulerOutput,
+    KDPM2DiscreteScheduler,
+    KDPM2DiscreteSchedulerOutput,
+)
+from .multistep import (
+    DEISMultistepScheduler,
+    DPMSolverMultistepInverse,
+    DPMSolverMultistepInverseScheduler,
+    DPMSolverMultistepScheduler,
+)
 from .outputs import SchedulerOutput
+from .singlestep import DPMSolverSinglestepScheduler
+from .unipc import UniPCMultistepScheduler
 from .variance_exploding import (
     CMStochasticIterativeScheduler,
     CMStochasticIterativeSchedulerOutput,
@@ -29,6 +58,8 @@ from .variance_exploding import (
     EulerDiscreteSchedulerOutput,
     HeunDiscreteScheduler,
     HeunDiscreteSchedulerOutput,
+    LMSDiscreteScheduler,
+    LMSDiscreteSchedulerOutput,
 )
 from .vq_diffusion import VQDiffusionScheduler, VQDiffusionSchedulerOutput
 
@@ -37,11 +68,26 @@ __all__ = [
     "CMStochasticIterativeScheduler",
     "CMStochasticIterativeSchedulerOutput",
     "ConfigMixin",
+    "ConsistencyDecoderScheduler",
+    "ConsistencyDecoderSchedulerOutput",
+    "DDIMInverseScheduler",
+    "DDIMParallelScheduler",
+    "DDIMParallelSchedulerOutput",
     "DDIMScheduler",
     "DDIMSchedulerOutput",
+    "DDPMParallelScheduler",
+    "DDPMParallelSchedulerOutput",
     "DDPMScheduler",
     "DDPMSchedulerOutput",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepInverse",
+    "DPMSolverMultistepInverseScheduler",
     "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSDESchedulerOutput",
+    "DPMSolverSinglestepScheduler",
+    "EDMEulerScheduler",
+    "EDMEulerSchedulerOutput",
     "EulerAncestralDiscreteScheduler",
     "EulerAncestralDiscreteSchedulerOutput",
     "EulerDiscreteScheduler",
@@ -53,12 +99,25 @@ __all__ = [
     "FrozenDict",
     "HeunDiscreteScheduler",
     "HeunDiscreteSchedulerOutput",
+    "IPNDMScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2AncestralDiscreteSchedulerOutput",
+    "KDPM2DiscreteScheduler",
+    "KDPM2DiscreteSchedulerOutput",
+    "KDiffusionScheduler",
     "KarrasDiffusionSchedulers",
     "LCMScheduler",
     "LCMSchedulerOutput",
+    "LMSDiscreteScheduler",
+    "LMSDiscreteSchedulerOutput",
+    "PNDMScheduler",
     "Scheduler",
     "SchedulerMixin",
     "SchedulerOutput",
+    "TCDScheduler",
+    "TCDSchedulerOutput",
+    "UniPCMultistepScheduler",
     "VQDiffusionScheduler",
     "VQDiffusionSchedulerOutput",
+    "from_a1111",
 ]

@@ -176,12 +176,14 @@ class SchedulerMixin(TimesMixin, PlanMixin):
     @property
     def sigmas(self) -> Array:
         """Noise levels of all evaluations and the end: sigma / alpha, for flow schedules sigma."""
-        if self._plan is None:
-            points = [*self._training_points(), self._last(self._options)]
-            points = [points[-1], *points[:-1]] if self.upward else points
-        else:
-            points = [*self._plan.points, self._plan.grid.points[-1]]
-        return self._shown(np.array([self._exposed(p) for p in points]))
+        return self._shown(np.array([self._exposed(p) for p in self._sigma_points()]))
+
+    def _sigma_points(self) -> list[Point]:
+        """Return the points whose levels `sigmas` shows."""
+        if self._plan is not None:
+            return [*self._plan.points, self._plan.grid.points[-1]]
+        points = [*self._training_points(), self._last(self._options)]
+        return [points[-1], *points[:-1]] if self.upward else points
 
     @property
     def init_noise_sigma(self) -> float:

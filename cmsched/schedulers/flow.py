@@ -95,8 +95,10 @@ class FlowScheduler(SchedulerMixin):
         if sigmas[-1] > 0.0:
             return self._at_levels(config, self._moved(config, np.array(sigmas), mu))
         if mu is not None:
-            self._once("mu has no effect on sigmas that end at 0, which are shifted already")
-        return super()._at_sigmas(config, sigmas, last)
+            self._once("mu has no effect on sigmas that end at 0, which are the levels themselves")
+        if len(sigmas) == 1:
+            raise ValueError(f"sigmas must begin above 0, where the sample ends; got {sigmas}")
+        return self._at_levels(config, np.array(sigmas[:-1]))
 
     def _at_levels(self, config: FrozenDict, sigmas: np.ndarray) -> list[Point]:
         schedule = self._schedule(config)
@@ -268,19 +270,19 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
         """With compatibility="diffusers" the levels are shifted, and the network is not told."""
         train, ramp = config.num_train_timesteps, chosen_ramp(config)
         if not 0.0 < timesteps[-1] <= timesteps[0] <= train:
-            raise ValueError(f"timesteps must lie in (0, {train}], not outside; got {timesteps}")
+            raise ValueError(
+                f"timesteps must lie in (0, {train}], none outside, got {timesteps}; pass sigmas where"
+                " they count upward"
+            )
         sigmas = np.array(timesteps) / train
         if self._copies:
             points = self._at_levels(config, self._moved(config, sigmas, mu))
             if config.invert_sigmas:
                 return points
             return [replace(p, t=t) for p, t in zip(points, timesteps, strict=True)]
-        if ramp is not None:
-            raise ValueError(
-                f"timesteps cannot be set with {ramp} sigmas; pass sigmas, or leave the ramp out"
-            )
-        if mu is not None:
-            self._once("mu has no effect on explicit timesteps")
+        for name, value in {f"a {ramp} ramp": ramp, "mu": mu}.items():
+            if value is not None:
+                self._once(f"{name} has no effect on explicit timesteps; pass sigmas")
         return self._at_levels(config, sigmas)
 
     def _table_shift(self, config: FrozenDict) -> float:
@@ -294,7 +296,7 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
             self._once("mu has no effect without use_dynamic_shifting")
         sigmas = spacings.shifted(sigmas, shift)
         if config.shift_terminal:
-            if len(sigmas) == 1:
+            if sigmas[-1] == 1.0:
                 raise ValueError(
                     f"shift_terminal={config.shift_terminal} is where the last of several steps"
                     " starts; use at least two steps"

@@ -160,7 +160,9 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
             return super()._times(config, n, extra=False)
         return super()._times(config, n + 1, extra=False)[1:]
 
-    def _at_timesteps(self, config: FrozenDict, timesteps: list[float]) -> list[Point]:
+    def _at_timesteps(
+        self, config: FrozenDict, timesteps: list[float], **options: Any
+    ) -> list[Point]:
         return super()._at_timesteps(config, timesteps)[::-1]
 
     def _at_sigmas(
@@ -230,6 +232,7 @@ class DEISMultistepScheduler(SolverScheduler):
         **dict.fromkeys(("dpmsolver", "dpmsolver++"), "deis"),
         **dict.fromkeys(("midpoint", "heun", "bh1", "bh2"), "logrho"),
     }
+    doubles = True
 
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
         ramp_down = bool(config.lower_order_final) and n < 15
@@ -245,6 +248,8 @@ class DEISMultistepScheduler(SolverScheduler):
         """Return the sample after a second-order step from the last two converted outputs."""
         return self._update(model_output_list[-2:], sample)
 
-    def multistep_deis_third_order_update(self, model_output_list: list[Any], *, sample: Any) -> Any:
+    def multistep_deis_third_order_update(
+        self, model_output_list: list[Any], *, sample: Any
+    ) -> Any:
         """Return the sample after a third-order step from the last three converted outputs."""
         return self._update(model_output_list[-3:], sample)

@@ -48,13 +48,15 @@ class SolverScheduler(BetaScheduler):
         foreign: names of other solvers' options that mean one of these when a config is handed
             over.
         kept: kind and rank of the plan's slots that hold estimates of eps.
+        doubles: whether the reference's flow ends where its last step starts.
     """
 
     prediction_types = ("epsilon", "sample", "v_prediction", "flow_prediction")
     choices: ClassVar[Mapping[str, Sequence[Any]]] = {}
     foreign: ClassVar[Mapping[str, str]] = {}
     kept: ClassVar[tuple[str, int]] = ("k", 0)
-    grid_options = ("mu",)
+    doubles: ClassVar[bool] = False
+    grid_options: ClassVar[tuple[str, ...]] = ("mu",)
     limited = False
     output_class = SchedulerOutput
     _compatibles: ClassVar = EXCHANGEABLE
@@ -74,7 +76,7 @@ class SolverScheduler(BetaScheduler):
             if config.get(name) is not None and not config[name] > 0:
                 raise ValueError(f"{name} must be positive, got {config[name]}")
         if "algorithm_type" in config and not self._data(config):
-            algorithm, kind = config.algorithm_type, config.prediction_type
+            algorithm, kind = self._own(config, "algorithm_type"), config.prediction_type
             if config.get("final_sigmas_type") == "zero":
                 raise ValueError(
                     f'algorithm_type="{algorithm}" cannot end at sigma = 0, where its formula is'
@@ -118,7 +120,7 @@ class SolverScheduler(BetaScheduler):
         shift, flow = self._shift(config, mu), config.use_flow_sigmas and ramp is None
         for name in ("flow_shift", "shift_terminal"):
             if not flow and config.get(name) not in (None, self.options.get(name)):
-                self._once(f"{name} has no effect without flow sigmas that no ramp replaces")
+                self._once(f"{name} has no effect without use_flow_sigmas, or beside a ramp")
         for name in ("sigma_min", "sigma_max"):
             if ramp is None and config.get(name) is not None:
                 self._once(f"{name} has no effect without a ramp of sigmas")
@@ -130,6 +132,12 @@ class SolverScheduler(BetaScheduler):
         levels = RAMPS[ramp](n, *self._ends(config)).tolist()
         rounds = self._rounds(config, ramp)
         return [self._truncated(schedule.at(ratio=r), rounds=rounds) for r in levels]
+
+    def _finish(self, config: FrozenDict, grid: Grid) -> Grid:
+        flow = config.use_flow_sigmas and config.get("final_sigmas_type") != "zero"
+        if not (self._copies and self.doubles and flow):
+            return grid
+        return replace(grid, points=(*grid.points[:-1], grid.points[-2]))
 
     def _shift(self, config: FrozenDict, mu: float | None) -> float:
         """Return the shift of flow sigmas."""
@@ -146,7 +154,8 @@ class SolverScheduler(BetaScheduler):
 
     def _flow_sigmas(self, config: FrozenDict, n: int, shift: float) -> np.ndarray:
         """Return n shifted sigmas; before the shift they are even, and the next one is 0."""
-        return spacings.shifted((1 - np.linspace(1, 1 / config.num_train_timesteps, n + 1))[:0:-1], shift)
+        even = 1 - np.linspace(1, 1 / config.num_train_timesteps, n + 1)
+        return spacings.shifted(even[:0:-1], shift)
 
     def _ends(self, config: FrozenDict) -> tuple[float, float]:
         """Return the most and the least sigma / alpha of a ramp."""
@@ -182,7 +191,9 @@ class SolverScheduler(BetaScheduler):
                 raise
             return spacings.timesteps(*arguments, **options, whole=False)
 
-    def _at_timesteps(self, config: FrozenDict, timesteps: list[float]) -> list[Point]:
+    def _at_timesteps(
+        self, config: FrozenDict, timesteps: list[float], **options: Any
+    ) -> list[Point]:
         if chosen_ramp(config) or config.use_flow_sigmas:
             raise ValueError(
                 "timesteps cannot be set with sigmas placed by a ramp or a flow; pass sigmas, or"

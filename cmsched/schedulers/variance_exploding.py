@@ -9,6 +9,7 @@ from .. import spacings
 from .._messages import choose
 from ..plan import Plan
 from ..predictions import Prediction
+from ..samplers.formulas import integrals
 from ..schedules import Logarithmic, Point
 from ..spacings import RAMPS, Grid
 from .base import UNSET, SchedulerMixin, begins_step
@@ -25,6 +26,8 @@ __all__ = [
     "EulerDiscreteSchedulerOutput",
     "HeunDiscreteScheduler",
     "HeunDiscreteSchedulerOutput",
+    "LMSDiscreteScheduler",
+    "LMSDiscreteSchedulerOutput",
 ]
 
 
@@ -38,6 +41,10 @@ class EulerAncestralDiscreteSchedulerOutput(OriginalSampleOutput):
 
 class HeunDiscreteSchedulerOutput(OriginalSampleOutput):
     """Output of `HeunDiscreteScheduler.step`."""
+
+
+class LMSDiscreteSchedulerOutput(OriginalSampleOutput):
+    """Output of `LMSDiscreteScheduler.step`."""
 
 
 class CMStochasticIterativeSchedulerOutput(SchedulerOutput):
@@ -310,6 +317,54 @@ class HeunDiscreteScheduler(TwoEvaluations):
     def _training_times(self) -> np.ndarray:
         """Every step has two evaluations, but the last one."""
         return np.repeat(super()._training_times(), 2)[np.r_[0, 2 : 2 * len(self)]]
+
+
+class LMSDiscreteScheduler(SigmaScheduler):
+    """Linear multistep: Adams-Bashforth in sigma with exact weights (k-diffusion, sample_lms).
+
+    `order` is given to `step`, the same in every step or lower in later ones, or to `plan` or
+    `set_timesteps`. A run that starts later begins at order 1 as any does; the reference begins at
+    the order of that entry, without the history that it needs.
+    """
+
+    options: ClassVar = {
+        **BETA_OPTIONS,
+        **RAMP_OPTIONS,
+        "prediction_type": "epsilon",
+        "timestep_spacing": "linspace",
+        "steps_offset": 0,
+    }
+    step_options: ClassVar = {"order": 4, "return_dict": True}
+    output_class = LMSDiscreteSchedulerOutput
+    _compatibles: ClassVar = EXCHANGEABLE
+
+    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
+        return "lms", {}
+
+    def plan(self, *args: Any, order: int | None = None, **options: Any) -> Plan:
+        """Return the plan of a run, as `PlanMixin.plan` says; order: of the method, 1 or more."""
+        if order is not None:
+            options["solver_order"] = spacings.check_count("order", order)
+        return super().plan(*args, **options)
+
+    def _changed(self, plan: Plan, options: dict[str, Any]) -> Plan:
+        order = spacings.check_count("order", options["order"])
+        return super()._changed(plan, {"solver_order": order})
+
+    def get_lms_coefficient(self, order: int, t: int, current_order: int) -> float:
+        """Return the weight of the slope at entry t - current_order in the step from entry t.
+
+        That is the integral from sigmas[t] to sigmas[t + 1] of the polynomial that is 1 at that
+        entry and 0 at the others of the newest `order`; a Gauss rule gives it exactly.
+        """
+        sigmas = [self._exposed(p) for p in self._sigma_points()]
+        if not 0 <= current_order < order <= t + 1 < len(sigmas):
+            raise ValueError(
+                f"order={order}, t={t}, current_order={current_order}: needs 0 <= current_order <"
+                f" order <= t + 1 < {len(sigmas)}, the number of sigmas"
+            )
+        nodes = [sigmas[t - k] for k in range(order)]
+        return integrals(nodes, sigmas[t], sigmas[t + 1])[current_order]
 
 
 def timed(point: Point) -> Point:

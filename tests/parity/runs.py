@@ -1,5 +1,6 @@
 """One case run through diffusers, through the stateful habit, and through a plan."""
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -145,7 +146,7 @@ def through_habit(
         run = Run(
             scheduler.timesteps.numpy(), np.asarray(scheduler.sigmas), scheduler.init_noise_sigma
         )
-        takes = "generator" in scheduler.step_options
+        takes = "generator" in inspect.signature(scheduler.step).parameters
 
         def source(i: int) -> dict[str, Any]:
             run.draws.append([])
@@ -164,7 +165,9 @@ def plan_of(space: Space, case: Case, compatibility: str = "diffusers") -> Any:
     chosen |= {
         k: v for k, v in step_options(case, 0, torch.float64).items() if k != "variance_noise"
     }
-    return ours(space, case, compatibility).plan(**chosen)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*no effect.*")
+        return ours(space, case, compatibility).plan(**chosen)
 
 
 def through_plan(space: Space, case: Case, draws: list[list[torch.Tensor]], *, lifted: bool) -> Run:

@@ -12,7 +12,7 @@ from .grid import TRAIN, Case, Space, is_given
 from .lifted import Draws, module, reference
 from .spaces import SPACES
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore:.*no effect")]
 
 CASES = [
     pytest.param(space, case, id=f"{name.removesuffix('Scheduler')}-{i}")
