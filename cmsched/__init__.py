@@ -19,7 +19,7 @@ from .engine import (
     step,
     transition,
 )
-from .guidance import guide, rescale_guidance
+from .guidance import guide, rescale_guidance, rescale_noise_cfg
 from .noise import Rng
 from .plan import Plan, Table, make_plan
 from .schedulers import *  # noqa: F403
@@ -40,6 +40,7 @@ __all__ = [
     "make_plan",
     "model_input",
     "rescale_guidance",
+    "rescale_noise_cfg",
     "run",
     "sample",
     "step",

@@ -1,11 +1,12 @@
-"""The command line: `cmsched sample` makes digits, `list` and `show` describe the schedulers."""
+"""The command line: `sample` makes digits, `list` and `show` describe, `plot` compares."""
 
 import argparse
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,13 +14,16 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from . import digits, samplers, schedulers
+from . import digits, discrete, quality, samplers, schedulers
 from ._messages import nearest
 from .backends import resolve
+from .discrete import TokenPlan
 from .engine import sample
 from .noise import Rng
-from .plan import Plan
-from .schedulers import Scheduler, SchedulerMixin
+from .plan import Plan, make_plan
+from .schedulers import CLASSES, ConfigMixin, Scheduler
+from .schedulers.a1111 import A1111
+from .spacings import Grid
 
 __all__ = ["main"]
 
@@ -29,14 +33,19 @@ Host = npt.NDArray[Any]
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 BACKENDS = ("numpy", "torch", "jax", "cupy")
 SUFFIXES = (".png", ".npz")
-BASES = (SchedulerMixin, Scheduler)  # not schedulers of a name
-BASES = (SchedulerMixin, Scheduler)  # not schedulers of a name
 BATCH = 1024  # images at a time
+WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # where a word begins
 
 # Short names are made from those of the classes; these are better known by another.
 SHORT_NAMES = {
     "CMStochasticIterativeScheduler": "cm",
+    "DEISMultistepScheduler": "deis",
+    "DPMSolverMultistepInverseScheduler": "dpmpp_2m_inverse",
     "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "DPMSolverSDEScheduler": "dpmpp_sde",
+    "DPMSolverSinglestepScheduler": "dpmpp_2s",
+    "RePaintScheduler": "repaint",
+    "UniPCMultistepScheduler": "unipc",
 }
 
 
@@ -59,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     make = commands.add_parser("sample", help="make images of handwritten digits")
     which = make.add_mutually_exclusive_group()
-    which.add_argument("--scheduler", default="dpmpp_2m", help="class or short name (%(default)s)")
+    which.add_argument(
+        "--scheduler", default="dpmpp_2m", help="class, short name or sampler (%(default)s)"
+    )
     which.add_argument("--compare", metavar="A,B,...|all", help="one row of images per scheduler")
     make.add_argument("--steps", type=_integer(1), help="20, or 4 for consistency models")
     make.add_argument("--backend", choices=BACKENDS, default="numpy", help="(%(default)s)")
@@ -74,9 +85,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     table.set_defaults(action=_list, speaker=table)
 
     show = commands.add_parser("show", help="print a scheduler's parameters and its coefficients")
-    show.add_argument("name", help="class or short name")
+    show.add_argument("name", help="class, short name or sampler")
     show.add_argument("--steps", type=_integer(1), help="20, or 4 for consistency models")
     show.set_defaults(action=_show, speaker=show)
+
+    plot = commands.add_parser("plot", help="draw what the samplers are worth")
+    plot.add_argument("what", choices=["quality"], help="error against network evaluations")
+    plot.add_argument("--out", default="quality.png", help=".png (%(default)s)")
+    plot.set_defaults(action=_plot, speaker=plot)
 
     args = parser.parse_args(argv)
     if args.version:
@@ -121,67 +137,161 @@ def _version() -> str:
 def _short(name: str) -> str:
     """Return the short name of a class: EulerAncestralDiscreteScheduler is euler_ancestral."""
     stem = name.removesuffix("Scheduler").removesuffix("Discrete")
-    return SHORT_NAMES.get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", stem).lower()
+    return SHORT_NAMES.get(name) or WORDS.sub("_", stem).lower()
 
 
-def _schedulers() -> dict[str, type[SchedulerMixin]]:
+@dataclass(frozen=True)
+class _Entry:
+    """A scheduler that can be named: a class, or the general one with a registered sampler."""
+
+    short: str
+    cls: type[ConfigMixin]
+    options: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        """The name of the class, with the sampler where that says what it is."""
+        sampler = self.options.get("sampler")
+        return self.cls.__name__ + (f"(sampler={sampler!r})" if sampler else "")
+
+    def plan(self, steps: int | None) -> Plan | TokenPlan:
+        """Return the plan with the defaults; consistency models need few steps."""
+        made: Any = self.cls(**self.options)
+        try:
+            if self.cls is schedulers.VQDiffusionScheduler:  # steps over the whole chain
+                times = np.linspace(len(made) - 1, 0, steps or 20)
+                tokens: TokenPlan = made.plan(timesteps=np.round(times).astype(int))
+                return tokens
+            plan: Plan = made.plan(num_inference_steps=steps or 20)
+            if steps is None and samplers.get(plan.sampler).trait("order", plan.options) == 0:
+                plan = made.plan(num_inference_steps=4)
+        except (ValueError, ImportError) as error:
+            raise Wrong(f"{self.title}: {error}") from error
+        return plan
+
+
+# What a class needs to be told where it has no defaults.
+NEEDED = {"VQDiffusionScheduler": {"num_vec_classes": digits.LEVELS + 1}}
+SMOOTH = {"schedule": "vp_sde", "spacing": "karras", "sigma_max": 80.0, "sigma_min": 0.02}
+
+
+def _schedulers() -> dict[str, _Entry]:
     """Return the named schedulers by their short names, in alphabetical order."""
-    public = [getattr(schedulers, name) for name in schedulers.__all__]
-    classes = [x for x in public if isinstance(x, type) and issubclass(x, SchedulerMixin)]
-    return dict(sorted((_short(cls.__name__), cls) for cls in classes if cls not in BASES))
+    names = [name for name in CLASSES if name in schedulers.__all__ and name != "Scheduler"]
+    entries = [_Entry(_short(name), CLASSES[name], NEEDED.get(name, {})) for name in names]
+    return {entry.short: entry for entry in sorted(entries, key=lambda entry: entry.short)}
 
 
-def _find(name: str) -> tuple[str, type[SchedulerMixin]]:
-    """Return short name and class of a scheduler named by either."""
-    known = _schedulers()
-    for short, cls in known.items():
-        if name in (short, cls.__name__):
-            return short, cls
-    names = [*known, *(cls.__name__ for cls in known.values())]
+def _samplers() -> dict[str, _Entry]:
+    """Return the registered samplers whose names no class has."""
+    entries = {}
+    for name in sorted({*samplers.REGISTRY} - {*_schedulers()}):
+        final = "zero" if samplers.get(name).trait("singular") else "sigma_min"
+        options = {"sampler": name, **SMOOTH, "final_sigmas_type": final}
+        entries[name] = _Entry(name, Scheduler, options)
+    return entries
+
+
+def _all() -> list[_Entry]:
+    """Return one of everything: each class, and each sampler that no class runs by itself."""
+    classes = list(_schedulers().values())
+    run = {plan.sampler for e in classes if isinstance(plan := e.plan(None), Plan)}
+    return [*classes, *(entry for name, entry in _samplers().items() if name not in run)]
+
+
+def _find(name: str) -> _Entry:
+    """Return the scheduler of a name: short, of the class, or of a registered sampler."""
+    known = {**_schedulers(), **_samplers()}
+    for short, entry in known.items():
+        if name in (short, entry.cls.__name__):
+            return entry
+    names = [*known, *(entry.cls.__name__ for entry in known.values())]
     hint = nearest(name, names)
     raise Wrong(
         f"unknown scheduler {name!r}" + (hint if "mean" in hint else f"; known: {', '.join(known)}")
     )
 
 
-def _plan(cls: type[SchedulerMixin], steps: int | None) -> Plan:
-    """Return a class's plan with its defaults; consistency models need few steps."""
-    scheduler = cls()
-    try:
-        plan = scheduler.plan(num_inference_steps=steps or 20)
-        if steps is None and samplers.get(plan.sampler).trait("order", plan.options) == 0:
-            plan = scheduler.plan(num_inference_steps=4)
-    except (ValueError, ImportError) as error:
-        raise Wrong(f"{cls.__name__}: {error}") from error
-    return plan
+COLUMNS = ("name", "A1111", "class", "order", "evaluations", "noise", "paper")
+
+
+def _row(entry: _Entry) -> tuple[str, ...]:
+    """Return what the table of schedulers says of one."""
+    name = entry.cls.__name__
+    known = ", ".join(key for key, value in A1111.items() if value[0] == name)
+    plan = entry.plan(None)
+    if isinstance(plan, TokenPlan):
+        return entry.short, known, name, "-", "1", "yes", "arXiv:2111.14822, eq. 11"
+    sampler = samplers.get(plan.sampler)
+    order = sampler.trait("order", plan.options)
+    noise = "yes" if sampler.trait("stochastic", plan.options) else "no"
+    return (
+        entry.short,
+        known,
+        name,
+        f"{order or '-'}",
+        f"{sampler.evaluations}",
+        noise,
+        sampler.paper,
+    )
 
 
 def _list(args: argparse.Namespace) -> None:
-    """Print the table of schedulers."""
-    rows = [("name", "class", "order", "evaluations", "noise", "paper")]
-    for short, cls in _schedulers().items():
-        plan = _plan(cls, None)
-        entry = samplers.get(plan.sampler)
-        order = entry.trait("order", plan.options)
-        noise = "yes" if entry.trait("stochastic", plan.options) else "no"
-        rows.append(
-            (short, cls.__name__, f"{order or '-'}", f"{entry.evaluations}", noise, entry.paper)
-        )
+    """Print the table of schedulers, then the registered samplers that have no class."""
+    rows = [COLUMNS, *map(_row, _schedulers().values())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+    print(f"\nsamplers of cmsched.Scheduler(sampler=...): {', '.join(samplers.REGISTRY)}")
 
 
 def _show(args: argparse.Namespace) -> None:
     """Print what a scheduler is, its parameters, and its plan as a table of coefficients."""
-    short, cls = _find(args.name)
-    plan = _plan(cls, args.steps)
-    print(f"{cls.__name__} ({short})")
-    print(f"paper: {samplers.get(plan.sampler).paper}\n")
-    print("parameters and defaults")
-    for name, default in {**cls.options, **cls.hidden_options}.items():
-        print(f"    {name} = {default!r}")
-    print(f"\n{plan.describe()}")
+    entry = _find(args.name)
+    plan = entry.plan(args.steps)
+    _, known, *_, paper = _row(entry)
+    print(f"{entry.title} ({entry.short})")
+    print(f"paper: {paper}")
+    if known:
+        print(f"A1111: {known}")
+    print("\nparameters and defaults")
+    for name, default in {**entry.cls.options, **entry.cls.hidden_options}.items():
+        if name in entry.options:
+            print(f"    {name} = {entry.options[name]!r} (here)")
+        else:
+            print(f"    {name} = {default!r}")
+    if isinstance(plan, TokenPlan):
+        print(f"\n{len(plan)} steps, at the times {', '.join(map(str, plan.timesteps))}")
+    elif plan.layout is None:
+        sampler = samplers.get(plan.sampler)
+        print(f"\nsampler {plan.sampler}: what it does depends on the data, so it has no table")
+        for name, value in plan.options.items():
+            print(f"    {name} = {value!r}")
+        assert not sampler.traced
+    else:
+        print(f"\n{plan.describe()}")
+
+
+# plot
+
+
+def _plot(args: argparse.Namespace) -> None:
+    """Measure all samplers, and draw what they are worth."""
+    out = _check_out(args.out, (".png",))
+    for module in ("scipy", "matplotlib"):
+        if find_spec(module) is None:
+            raise Wrong(f'plot needs {module}: pip install "cmsched[plot]"')
+    work = quality.cases()
+    bar = _Bar(len(work), "sampler")
+    curves = []
+    try:
+        for case in work:
+            bar.advance(case.label)
+            curves.append(quality.measure(case))
+    finally:
+        bar.close()
+    quality.picture(out, curves)
+    print(f"{len(curves)} samplers, {max(quality.BUDGETS)} network evaluations at most: {out}")
 
 
 # sample
@@ -200,23 +310,21 @@ class _Made:
 
 def _sample(args: argparse.Namespace) -> None:
     """Make the images, write them, and say what was done."""
-    names = [args.scheduler]
-    if args.compare is not None:
-        names = list(_schedulers()) if args.compare == "all" else args.compare.split(",")
-    chosen = [_find(name) for name in names]
-    plans = [_plan(cls, args.steps) for _, cls in chosen]
+    if args.compare is None:
+        chosen = [_find(args.scheduler)]
+    else:
+        chosen = _all() if args.compare == "all" else [_find(n) for n in args.compare.split(",")]
+    plans = [entry.plan(args.steps) for entry in chosen]
     args.number = args.number or (64 if args.compare is None else 16)
     out = _check_out(args.out)
     place = _check_backend(args.backend, args.device, args.dtype)
     _check_demo(out)
 
-    denoiser = digits.Denoiser()
     bar = _Bar(sum(map(len, plans)) * -(-args.number // BATCH))
     made = []
     try:
-        for (short, _), plan in zip(chosen, plans, strict=True):
-            network = digits.network(plan, denoiser)
-            made.append(_run(short, plan, network, args, place, bar))
+        for entry, plan in zip(chosen, plans, strict=True):
+            made.append(_run(entry.short, plan, args, place, bar))
     finally:
         bar.close()
     try:
@@ -236,32 +344,82 @@ def _sample(args: argparse.Namespace) -> None:
 
 
 def _run(
-    short: str, plan: Plan, network: Any, args: argparse.Namespace, place: Any, bar: "_Bar"
+    short: str, plan: Plan | TokenPlan, args: argparse.Namespace, place: Any, bar: "_Bar"
 ) -> _Made:
     """Run a plan in batches: noise is numbered by sample, so their size changes nothing."""
     images, spent, evaluations = [], 0.0, 0
 
-    def timed(x: Array, t: Array) -> Array:
-        nonlocal spent, evaluations
-        _wait(x)
-        start = time.perf_counter()
-        output = network(x, t)
-        _wait(output)
-        spent += time.perf_counter() - start
-        evaluations += 1
-        bar.advance(short)
-        return output
+    def timed(network: Any) -> Any:
+        def model(x: Array, t: Array) -> Array:
+            nonlocal spent, evaluations
+            _wait(x)
+            start = time.perf_counter()
+            output = network(x, t)
+            _wait(output)
+            spent += time.perf_counter() - start
+            evaluations += 1
+            bar.advance(short)
+            return output
+
+        return model
 
     start = time.perf_counter()
     for first in range(0, args.number, BATCH):
         batch = range(first, min(first + BATCH, args.number))
         rng = Rng(args.seed, sample=batch)
         noise = rng.normal((len(batch), 1, 8, 8), xp=args.backend, dtype=args.dtype, device=place)
-        x = sample(timed, plan, noise, rng=rng)
+        if isinstance(plan, TokenPlan):
+            x = _tokens(plan, noise, rng, timed)
+        else:
+            x = _digits(plan, noise, rng, timed)
         _wait(x)
         images.append(_host(x)[:, 0])
     total = time.perf_counter() - start
     return _Made(short, np.concatenate(images), evaluations, spent, total - spent)
+
+
+@lru_cache
+def _denoiser() -> digits.Denoiser:
+    return digits.Denoiser()
+
+
+def _digits(plan: Plan, noise: Array, rng: Rng, timed: Callable[[Any], Any]) -> Array:
+    """Return the digits of a plan, of noise (batch, 1, 8, 8) or of what its kind starts from.
+
+    A sampler of given images gets training images and fills in their lower halves; one that goes to
+    noise is followed back from there.
+    """
+    backend, given = resolve(noise), {}
+    if samplers.get(plan.sampler).given:
+        images = backend.put(_examples(len(noise), rng), noise, noise.dtype)
+        mask = np.zeros((1, 1, 8, 8))
+        mask[..., :4, :] = 1.0
+        given = {"image": images, "mask": backend.put(mask, noise, noise.dtype)}
+    if plan.grid.upward:
+        images = backend.put(_examples(len(noise), rng), noise, noise.dtype)
+        there = sample(timed(digits.network(plan, _denoiser())), plan, images, rng=rng)
+        back = Grid(plan.grid.points[::-1], plan.grid.schedule, integral=plan.grid.integral)
+        plan, noise = make_plan(plan.sampler, back, plan.prediction, plan.options), there
+    network = timed(digits.network(plan, _denoiser()))
+    return sample(network, plan, noise, rng=rng, given=given or None)
+
+
+def _examples(number: int, rng: Rng) -> Host:
+    """Return training images, (number, 1, 8, 8), those of these samples."""
+    chosen = (271 * (rng.seed % 1009) + 613 * np.asarray(rng.sample)) % len(digits.images())
+    images: Host = digits.images()[chosen]
+    return images
+
+
+def _tokens(plan: TokenPlan, noise: Array, rng: Rng, timed: Callable[[Any], Any]) -> Array:
+    """Return the digits whose pixels are tokens, masked at first; noise says how many and where."""
+    backend = resolve(noise)
+    masked = np.full((len(noise), 64), plan.mask_class)
+    tokens = backend.put(masked, noise, backend.default_int)
+    dtype = backend.dtype_name(backend.accumulation(noise.dtype))
+    made = discrete.sample(timed(digits.token_network(plan, dtype=dtype)), plan, tokens, rng)
+    levels = backend.xp.reshape(backend.astype(made, noise.dtype), noise.shape)
+    return levels / 8 - 1
 
 
 def _wait(x: Array) -> None:
@@ -288,11 +446,11 @@ def _host(x: Array) -> Any:
     return np.asarray(x.cpu() if backend.name == "torch" else x)
 
 
-def _check_out(name: str) -> Path:
+def _check_out(name: str, suffixes: Sequence[str] = SUFFIXES) -> Path:
     """Return the output path if it can be written; finds out by opening it."""
     out = Path(name)
-    if out.suffix.lower() not in SUFFIXES:
-        raise Wrong(f"--out {name}: the name must end in {' or '.join(SUFFIXES)}")
+    if out.suffix.lower() not in suffixes:
+        raise Wrong(f"--out {name}: the name must end in {' or '.join(suffixes)}")
     new = not out.exists()
     try:
         out.open("ab").close()
@@ -352,15 +510,15 @@ def _device(backend: str, name: str | None) -> Any:
 class _Bar:
     """A progress bar, if tqdm is installed and stderr is a terminal."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, unit: str = "evaluation") -> None:
         self.bar: Any = None
         if find_spec("tqdm"):
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, unit="evaluation", leave=False, disable=None)
+            self.bar = tqdm(total=total, unit=unit, leave=False, disable=None)
 
     def advance(self, what: str) -> None:
-        """Count one evaluation."""
+        """Count one."""
         if self.bar is not None:
             self.bar.set_description(what, refresh=False)
             self.bar.update()

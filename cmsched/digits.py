@@ -11,9 +11,12 @@ noise, s^2 = sigma^2 + alpha^2 b^2, w = x / s, kappa = alpha / s:
 
     denoiser       E[x0 | x] = m + (alpha b^2 / s^2) (x - alpha m),    m = mean(x / s, alpha / s)
     consistency    dw / dkappa = mean(w, kappa), the probability-flow ODE, down to sigma_min
+
+As tokens, for samplers of such, pixels are their 17 levels; an image has each with probability
+1 - b, and otherwise any.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -23,13 +26,17 @@ import numpy.typing as npt
 
 from . import samplers
 from .backends import resolve
+from .discrete import TokenPlan
 from .plan import Plan
 from .predictions import output_from_x0
+from .schedules import Point
 
-__all__ = ["Denoiser", "images", "labels", "network"]
+__all__ = ["LEVELS", "Denoiser", "images", "labels", "network", "token_network"]
 
 Array = Any
 Host = npt.NDArray[np.float64]
+
+LEVELS = 17  # of a pixel
 
 
 @lru_cache
@@ -178,24 +185,18 @@ def network(plan: Plan, denoiser: Denoiser | None = None) -> Callable[[Array, Ar
     Samplers that jump to the end of the trajectory (consistency models, order 0) get the
     consistency function, all others the denoiser. Like a trained network it sees only its scaled
     input and the model time t, () or (batch,): the noise level is found by t among the plan's
-    evaluations, with array operations, so nothing is read back to the host.
+    evaluations, with array operations, so nothing is read back to the host. Where a sampler chooses
+    its levels as it goes along, t is read and the level is the schedule's.
     """
     denoiser = denoiser or Denoiser()
     estimate: Callable[[Array, Array, Array], Array] = denoiser
     if samplers.get(plan.sampler).trait("order", plan.options) == 0:
         low = plan.prediction.sigma_min or plan.grid.schedule.ratio_at(0)
         estimate = denoiser.consistency(sigma_min=low)
-    rows = []
-    for point in plan.points:
-        try:
-            of_x = output_from_x0(plan.prediction, point, 1.0, 0.0)
-            of_x0 = output_from_x0(plan.prediction, point, 0.0, 1.0)
-        except ValueError:  # the estimate is x itself here, whatever the network says
-            of_x = of_x0 = 0.0
-        rows.append((point.t, point.alpha, point.sigma, point.scale, of_x, of_x0))
-    constants = _Constants(*np.array(rows, dtype=np.float64).T)
+    known = _levels(plan, plan.points) if plan.layout else None
 
     def model(x: Array, t: Array) -> Array:
+        constants = known or _levels(plan, [plan.grid.schedule.at(t=float(t))])
         backend, (times, *numbers) = resolve(x), constants.beside(x)
         xp = backend.xp
         t = xp.reshape(backend.astype(t, times.dtype), (-1, 1))
@@ -207,5 +208,67 @@ def network(plan: Plan, denoiser: Denoiser | None = None) -> Callable[[Array, Ar
         if plan.prediction.variance_head:  # half-way between the two bounds of the variance
             output = xp.concat([output, xp.zeros_like(output)], axis=1)
         return backend.astype(output, x.dtype)
+
+    return model
+
+
+def _levels(plan: Plan, points: Sequence[Point]) -> _Constants:
+    """Return what a network needs to know of each level, as columns."""
+    rows = []
+    for point in points:
+        try:
+            of_x = output_from_x0(plan.prediction, point, 1.0, 0.0)
+            of_x0 = output_from_x0(plan.prediction, point, 0.0, 1.0)
+        except ValueError:  # the estimate is x itself here, whatever the network says
+            of_x = of_x0 = 0.0
+        rows.append((point.t, point.alpha, point.sigma, point.scale, of_x, of_x0))
+    return _Constants(*np.array(rows, dtype=np.float64).T)
+
+
+def token_network(
+    plan: TokenPlan, blur: float = 0.1, dtype: Any = "float32"
+) -> Callable[[Array, Array], Array]:
+    """Return the exact network `model(tokens, t)` of the digits as tokens (batch, 64).
+
+    It gives log p(x_0 | x_t), (batch, 17, 64): each pixel's over the images that the tokens leave.
+
+    Args:
+        plan: the plan.
+        blur: probability that a pixel of an image is any level, b.
+        dtype: of the output.
+    """
+    levels = np.round((images().reshape(-1, 64) + 1) * 8).astype(np.int64)
+    hot = np.eye(LEVELS)[levels].reshape(len(levels), -1)
+    rows = []
+    for t in plan.timesteps:
+        alpha, beta, _ = plan.cumulative(t)
+        other = alpha * blur / LEVELS + beta  # p(x_t | image) of a level that is not the image's
+        rows.append((t, alpha, beta, alpha * (1 - blur) + other, other))
+    constants = _Constants(
+        hot, np.arange(LEVELS, dtype=float)[:, None], *np.array(rows, np.float64).T
+    )
+
+    def model(tokens: Array, t: Array) -> Array:
+        backend = resolve(tokens)
+        xp, like = backend.xp, backend.put(np.zeros(()), tokens, getattr(backend.xp, dtype))
+        hot, classes, times, *numbers = constants.beside(like)
+        index = xp.argmin(xp.abs(backend.astype(t, times.dtype) - times))
+        alpha, beta, same, other = (number[index] for number in numbers)
+        seen = backend.astype(tokens, times.dtype)[:, None, :] == classes
+        seen = backend.astype(seen, times.dtype)  # (batch, levels, 64)
+        matches = xp.reshape(xp.matrix_transpose(seen), (-1, 64 * LEVELS)) @ hot.T
+        logits = xp.log(same / other) * matches
+        weights = xp.exp(logits - xp.max(logits, axis=1, keepdims=True))
+        weights = weights / xp.sum(weights, axis=1, keepdims=True)
+        share = xp.matrix_transpose(xp.reshape(weights @ hot, (-1, 64, LEVELS)))
+        # given an image, p(x_0 | x_t) is p(x_t | x_0) p(x_0) / p(x_t), and masks tell nothing
+        hidden = 1 - xp.sum(seen, axis=1, keepdims=True)
+        said = xp.sum(seen * share, axis=1, keepdims=True)
+        over = seen / same + (1 - hidden - seen) / other + hidden
+        rest = said / same + (1 - hidden - said) / other + hidden
+        at = alpha * seen + (1 - hidden) * beta + hidden
+        return backend.astype(
+            xp.log(at * ((1 - blur) * share * over + blur / LEVELS * rest)), like.dtype
+        )
 
     return model

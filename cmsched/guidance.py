@@ -5,7 +5,7 @@ from typing import Any
 
 from .backends import resolve
 
-__all__ = ["guide", "rescale_guidance"]
+__all__ = ["guide", "rescale_guidance", "rescale_noise_cfg"]
 
 Array = Any
 
@@ -54,3 +54,10 @@ def rescale_guidance(guided: Array, conditional: Array, rescale: float) -> Array
     axes = tuple(range(1, len(guided.shape)))
     ratio = xp.std(conditional, axis=axes, keepdims=True) / xp.std(guided, axis=axes, keepdims=True)
     return guided * (rescale * ratio + (1.0 - rescale))
+
+
+def rescale_noise_cfg(
+    noise_cfg: Array, noise_pred_text: Array, guidance_rescale: float = 0.0
+) -> Array:
+    """Do `rescale_guidance` under the name and with the arguments that pipelines have for it."""
+    return rescale_guidance(noise_cfg, noise_pred_text, guidance_rescale)

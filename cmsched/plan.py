@@ -435,6 +435,11 @@ def make_plan(
         )
     recipe = (sampler, grid, prediction, MappingProxyType(complete))
     if not entry.traced:
+        if grid.points[0].alpha == 0.0 and not entry.trait("singular", complete):
+            raise ValueError(
+                f"sampler {sampler!r} cannot start where alpha is 0 (zero terminal SNR, a flow at"
+                " sigma = 1): use a grid that starts at a finite level"
+            )
         return Plan(*recipe, None, Start((), ()), (), ())
     traced = trace(entry, grid, complete, prediction)
     layout, start, rows = _lower(traced, entry, complete, grid, prediction)

@@ -162,10 +162,11 @@ class Prediction:
         try:
             return self.weights(other, at.alpha, at.sigma, at.scale)
         except ZeroDivisionError:
+            what = {"epsilon": "eps", "sample": "x0"}.get(other.type, other.type)
             end = "alpha" if at.alpha == 0.0 else "sigma"
             raise ValueError(
-                f"{self.type!r} does not determine {other.type!r} at t={at.t:g}, where {end} is"
-                f" {getattr(at, end):g}"
+                f"prediction_type={self.type!r} does not determine {what} at t={at.t:g}, where"
+                f" {end} is {getattr(at, end):g}"
             ) from None
 
     def noise(self, at: Point) -> tuple[float, float]:
@@ -174,25 +175,10 @@ class Prediction:
         Raises:
             ValueError: the output says nothing about eps here (the clean sample where sigma is 0).
         """
-        a, s = at.scale * at.alpha, at.scale * at.sigma
-        match self.type:
-            case "epsilon":
-                return 0.0, 1.0
-            case "score":
-                return 0.0, -at.sigma
-            case "v_prediction":
-                return at.scale * s / (a * a + s * s), a / (a * a + s * s)
-            case "flow_prediction":
-                return at.scale / (a + s), a / (a + s)
-            case "data_flow_prediction":
-                return at.scale / (a + s), -a / (a + s)
-        if at.sigma == 0.0:
-            raise ValueError(
-                f"prediction_type={self.type!r} does not determine eps at t={at.t:g}, where sigma"
-                " is 0; start from a level above 0"
-            )
-        p, q = self.linear(at)
-        return (1 - at.alpha * p) / at.sigma, -at.alpha * q / at.sigma
+        if self.type == "score":  # E[eps | x] goes to 0 with sigma
+            return 0.0, -at.sigma
+        w, u = self.conversion(Prediction("epsilon"), at)
+        return u, w
 
     def boundary(self, at: Point) -> tuple[float, float]:
         """Return c_skip and c_out applied after projection; (0, 1) where there is no such stage."""

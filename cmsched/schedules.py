@@ -32,6 +32,7 @@ __all__ = [
     "Betas",
     "Cosine",
     "Flow",
+    "Identity",
     "Logarithmic",
     "Point",
     "Schedule",
@@ -302,7 +303,7 @@ class Betas(Schedule):
 
     def time_at(self, ratio: float) -> float:
         """Return t at this ratio, linear in log ratio and clipped to the table."""
-        if math.isinf(ratio):
+        if math.isinf(ratio) or ratio == self.ratios[-1]:  # lower than the one before, if terminal
             return float(self.num_train_timesteps - 1)
         logs = self._log_ratios
         if len(logs) == 1:
@@ -427,6 +428,26 @@ class Logarithmic(Schedule):
     def time_at(self, ratio: float) -> float:
         """Return t at this ratio; 1e-44 keeps it finite at 0, as in the published code."""
         return self.factor * math.log(ratio + 1e-44)
+
+
+@dataclass(frozen=True)
+class Identity(Schedule):
+    """Any level, t = ratio: networks that are told the noise level itself (arXiv:2206.00364)."""
+
+    frame: str = "ve"
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """EDM's noise levels, sigma = 80 and 0.002."""
+        return 80.0, 0.002
+
+    def ratio_at(self, t: float) -> float:
+        """Return the ratio at t."""
+        return t
+
+    def time_at(self, ratio: float) -> float:
+        """Return t at this ratio."""
+        return ratio
 
 
 @dataclass(frozen=True)
@@ -557,6 +578,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "betas": Betas,
     "cosine": Cosine,
     "flow": Flow,
+    "identity": Identity,
     "logarithmic": Logarithmic,
     "trigflow": TrigFlow,
     "vp_sde": VPSDE,

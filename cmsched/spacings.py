@@ -149,7 +149,7 @@ class Walk:
         return len(self._grid)
 
     def at_time(self, t: float) -> Point:
-        """Return the point at model time t, or the whole one below if the network takes only such."""
+        """Return the point at model time t, or at the whole one below where the grid has such."""
         return self.at(t=math.floor(t) if self._grid.integral else t)
 
     def steps(self) -> Iterator[tuple[Point, Point]]:

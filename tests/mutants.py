@@ -31,9 +31,11 @@ class Mutant:
 SAMPLERS = "test_marginals test_order test_distribution"
 ENGINE = "test_engine"
 HABIT = "test_stateful test_schedulers"
+WHERE = "test_schedules test_spacings test_predictions"
 
 FIRST, STEPS = "samplers/first_order.py", "samplers/multistep.py"
 HEUN = "samplers/heun.py"
+ADAMS, FLOW = "samplers/adams.py", "schedulers/flow.py"
 PATH = "backends/brownian.py"
 CORE, ROWS, TABLE = (f"engine/{name}.py" for name in ("__init__", "rows", "table"))
 
@@ -55,8 +57,8 @@ MUTANTS = [
     Mutant(
         "ddpm variance",
         FIRST,
-        "for s in (b.sigma, a.sigma)",
-        "for s in (a.sigma, b.sigma)",
+        "max(b.sigma**2 * fresh, 1e-20), max(a.sigma**2 * fresh, 1e-20)",
+        "max(a.sigma**2 * fresh, 1e-20), max(b.sigma**2 * fresh, 1e-20)",
         SAMPLERS,
     ),
     Mutant("churn variance", FIRST, "gamma * (2 + gamma)", "gamma * (1 + gamma)", SAMPLERS),
@@ -110,8 +112,8 @@ MUTANTS = [
     Mutant(
         "velocity",
         "predictions.py",
-        "at.scale * a / (a * a + s * s), -s",
-        "at.scale * a / (a * a + s * s), s",
+        "(-scale * sigma, scale * alpha)",
+        "(scale * sigma, scale * alpha)",
         "test_predictions",
     ),
     Mutant(
@@ -123,7 +125,7 @@ MUTANTS = [
     ),
     Mutant(
         "karras",
-        "spacings.py",
+        "ramps.py",
         "(a + fractions * (b - a)) ** rho",
         "(b + fractions * (a - b)) ** rho",
         "test_spacings",
@@ -131,6 +133,11 @@ MUTANTS = [
     Mutant(
         "trailing", "spacings.py", "np.round(times + 1) - 1", "np.round(times)", "test_spacings"
     ),
+    Mutant("conversion", "predictions.py", "c_other * d - d_other", "c_other * d + d_other", WHERE),
+    Mutant("log-linear times", "spacings.py", "a.ratio ** (1 - w)", "a.ratio**w", WHERE),
+    Mutant("laplace tails", "ramps.py", "1 - math.exp(v) / 2", "math.exp(v) / 2", WHERE),
+    Mutant("trigonometric frame", "schedules.py", "data * (r /", "(r /", WHERE),
+    Mutant("shift", "spacings.py", "shift * sigma + (1 - sigma)", "shift * sigma + 1", WHERE),
     # table
     Mutant("residue kept", "tracing.py", "> ROUNDING * m", "> -1", "test_tracing test_plan"),
     Mutant(
@@ -254,6 +261,85 @@ MUTANTS = [
         "total = total + coefficient * coefficient",
         "total = coefficient * coefficient",
         "test_transition",
+    ),
+    # flows, PNDM
+    Mutant("tokens above", FLOW, "levels < now - 1e-6", "levels > now + 1e-6", "test_flow"),
+    Mutant(
+        "told inverted",
+        FLOW,
+        "return point.alpha if self._options.invert_sigmas else point.sigma",
+        "return point.sigma",
+        "test_flow",
+    ),
+    Mutant("dynamic shift", FLOW, "sigmas, shift)", "sigmas, self.shift)", "test_flow"),
+    Mutant(
+        "flow sde odds",
+        FIRST,
+        "(1 - (sa if sa < 1 else sb))",
+        "(1 - (sb if sa < 1 else sb))",
+        "test_flow",
+    ),
+    Mutant("rising flow", "schedules.py", "1 - sigma if self.", "sigma if self.", "test_flow"),
+    Mutant("pndm stages", ADAMS, "(mid, b, 1 / 3)", "(mid, b, 1 / 6)", "test_pndm"),
+    Mutant("pndm goes on", ADAMS, "(grid.steps(), start=done)", "(grid.steps())", "test_pndm"),
+    Mutant("plms average", ADAMS, "0.5 * (m + ahead)", "ahead", "test_pndm"),
+    Mutant("equal steps", ADAMS, "-16 / 12, 5 / 12", "-15 / 12, 4 / 12", "test_pndm"),
+    # the first-order classes
+    Mutant(
+        "inversion's time",
+        "schedulers/first_order.py",
+        "replace(low, t=high.t)",
+        "replace(low, t=low.t)",
+        "test_first_order",
+    ),
+    Mutant(
+        "inversion's end",
+        "spacings.py",
+        "self.points[: k + 1]",
+        "self.points[-k - 1 :]",
+        "test_first_order",
+    ),
+    Mutant(
+        "noise of clean data",
+        "engine/__init__.py",
+        "combine([sample, mean], layout.prediction.noise(at), acc)",
+        "combine([mean, sample], layout.prediction.noise(at), acc)",
+        "test_first_order",
+    ),
+    Mutant(
+        "row of a timestep",
+        "schedulers/first_order.py",
+        "xp.argmin(off, axis=-1)",
+        "xp.argmax(off, axis=-1)",
+        "test_first_order",
+    ),
+    Mutant(
+        "variance of a step",
+        "schedulers/first_order.py",
+        "ancestral(*self._ends(timestep, prev_timestep), 1.0)[1] ** 2",
+        "ancestral(*self._ends(timestep, prev_timestep), 1.0)[0] ** 2",
+        "test_first_order",
+    ),
+    Mutant(
+        "TCD's landing",
+        FIRST,
+        "grid.at_time((1 - min(eta, 1.0)) * b.t)",
+        "grid.at_time(min(eta, 1.0) * b.t)",
+        "test_first_order",
+    ),
+    Mutant(
+        "TCD's second field",
+        "schedulers/distilled.py",
+        "tuple(landing(grid, b, eta) for",
+        "tuple(b for",
+        "test_first_order",
+    ),
+    Mutant(
+        "the decoder's times",
+        "schedulers/distilled.py",
+        "min(t // apart + 1, top)",
+        "min(t // apart, top)",
+        "test_first_order",
     ),
     # the stateful habit
     Mutant(

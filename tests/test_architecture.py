@@ -32,6 +32,7 @@ PARTS = [
     "schedulers",
     "interop",
     "digits",
+    "quality",
     "cli",
 ]
 ARRAYS = {"backends", "plan", "noise", "engine", "discrete", "guidance", "conversion", "schedulers"}

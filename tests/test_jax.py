@@ -7,7 +7,7 @@ import textwrap
 
 import numpy as np
 import pytest
-from problems import a_plan, network, registered, start_of, traced_variants
+from problems import a_plan, given_of, network, registered, start_of, traced_variants
 
 jax = pytest.importorskip("jax")
 
@@ -199,9 +199,14 @@ def test_no_loop_reads_anything_back(sampler, options):
     plan = a_plan(sampler, options, n=3, projection="threshold", schedule="ve")
     model = network(jnp, plan.prediction)
     shape = jax.ShapeDtypeStruct((2, 3, 4), jnp.float32)
+    names = dict.fromkeys(given_of(plan, shape.shape) or (), shape) or None
     for unroll in (False, True):
         out = jax.eval_shape(
-            lambda x, unroll=unroll: cmsched.sample(model, plan, x, rng=KEY, unroll=unroll), shape
+            lambda x, given, unroll=unroll: cmsched.sample(
+                model, plan, x, given=given, rng=KEY, unroll=unroll
+            ),
+            shape,
+            names,
         )
         assert (out.shape, out.dtype) == (shape.shape, shape.dtype)
 

@@ -143,17 +143,27 @@ def test_nothing_is_known_of_x0_at_alpha_zero(kind):
             Prediction(kind).linear(at)
 
 
-KNOWING = ["sample", "v_prediction", "flow_prediction", "edm", "consistency", "trigflow"]
+KNOWING = {
+    "sample": x0s,
+    "v_prediction": -x0s,
+    "flow_prediction": noises - x0s,
+    "data_flow_prediction": x0s - noises,
+    "edm": x0s / 0.5,  # c_skip = 0 and c_out = sigma_data at infinite noise
+    "edm_v": -x0s / 0.5,
+    "consistency": x0s / 0.5,
+    "trigflow": -x0s,
+}
+
+
+def test_every_prediction_at_alpha_zero():
+    assert {*KNOWING, "epsilon", "score", "scaled_score"} == set(PREDICTION_TYPES)
 
 
 @pytest.mark.parametrize("kind", KNOWING)
 def test_these_know_x0_at_alpha_zero(kind):
     at = Flow().at(sigma=1.0)
     p, q = Prediction(kind).linear(at)
-    scaled = x0s / 0.5  # c_skip = 0 and c_out = sigma_data at infinite noise
-    said = [x0s, -x0s, noises - x0s, scaled, scaled, -x0s]
-    m = dict(zip(KNOWING, said, strict=True))[kind]
-    np.testing.assert_allclose(p * noises + q * m, x0s, rtol=1e-15)
+    np.testing.assert_allclose(p * noises + q * KNOWING[kind], x0s, rtol=1e-15)
 
 
 @pytest.mark.parametrize("kind", [k for k in PREDICTION_TYPES if k != "consistency"])
@@ -306,3 +316,42 @@ def test_a_conversion_to_itself_is_the_output():
     for at in (Flow().at(sigma=1.0), VPSDE().point(0.0, 0.0)):
         for kind in PREDICTION_TYPES:
             assert convert(2 * x, x, at, kind, kind).tolist() == (2 * x).tolist()
+
+
+@pytest.mark.parametrize("kind", PREDICTION_TYPES)
+@given(lam=lams, schedule=st.sampled_from(SCHEDULES))
+def test_the_noise_of_an_output(kind, lam, schedule):
+    at = schedule.at(lam=lam)
+    x = at.alpha * x0s + at.sigma * noises
+    p, q = Prediction(kind).noise(at)
+    size = (1 + math.exp(abs(lam))) ** 2
+    np.testing.assert_allclose(p * x + q * perfect(kind, at), noises, atol=1e-13 * size)
+
+
+def test_the_noise_at_the_ends():
+    """At alpha = 0 it is the sample; at sigma = 0 an output may still know it."""
+    all_noise, clean = Flow().at(sigma=1.0), VPSDE().point(0.0, 0.0)
+    for kind in KNOWING:
+        p, q = Prediction(kind).noise(all_noise)
+        np.testing.assert_allclose(p * noises + q * KNOWING[kind], noises, atol=1e-15)
+    assert Prediction("epsilon").noise(clean) == (0.0, 1.0)
+    assert Prediction("score").noise(clean) == (0.0, 0.0)
+    with pytest.raises(ValueError, match=r"'sample' does not determine eps .* sigma is 0"):
+        Prediction("sample").noise(clean)
+
+
+def test_conversions_inside_jit(xp):
+    """Levels may be unknown when the program is compiled, and the result is differentiable."""
+    if xp.backend != "jax":
+        return
+    import jax
+
+    alpha, sigma, m, x = (xp.asarray([v, v]) for v in (0.6, 0.8, 0.3, -0.5))
+
+    def v_of(m, alpha, sigma):
+        return convert(m, x, (alpha, sigma), "epsilon", "v_prediction")
+
+    got = jax.jit(v_of)(m, alpha, sigma)
+    np.testing.assert_allclose(xp.numpy(got), (0.3 + 0.8 * 0.5) / 0.6, rtol=1e-12)
+    slope = jax.grad(lambda m: v_of(m, alpha, sigma).sum())(m)
+    np.testing.assert_allclose(xp.numpy(slope), 1 / 0.6, rtol=1e-12)

@@ -18,6 +18,7 @@ from cmsched.schedules import (
     Betas,
     Cosine,
     Flow,
+    Identity,
     Logarithmic,
     Point,
     Schedule,
@@ -28,7 +29,7 @@ from cmsched.schedules import (
 )
 
 FRAMES = ("vp", "ve", "flow", "trig")
-CONTINUOUS = [VPSDE, Flow, VESDE, Logarithmic, Cosine, TrigFlow]
+CONTINUOUS = [VPSDE, Flow, VESDE, Logarithmic, Identity, Cosine, TrigFlow]
 levels = st.floats(-7.0, 7.0)  # lam
 
 
@@ -288,6 +289,7 @@ def test_logarithmic(factor, ratio):
         Betas(frame="ve", sigma_data=1.0, rescale_betas_zero_snr=True, terminal=2.0**-24),
         Betas(trained_betas=(0.1, 0.2, 0.3), num_train_timesteps=3),
         Flow(num_train_timesteps=50),
+        Flow(rising=True),
         Logarithmic(factor=250.0, sigma_data=0.7),
         VPSDE(beta_max=17.0, frame="flow"),
         VESDE(sigma_max=348.0),

@@ -60,7 +60,8 @@ def check_against_pure(xp, visit):
         if len(out) > 1:
             name = list(out)[1]
             assert out[1] is getattr(out, name) is out[name] is out.to_tuple()[1]
-            close(xp, out[1], x0)
+            if name != "pred_noised_sample":  # TCD's, tested in test_first_order
+                close(xp, out[1], x0)
 
 
 @every_class
@@ -106,8 +107,8 @@ def test_positional_arguments_have_the_reference_s_order(visit):
     scheduler.set_timesteps(4)
     x = problem.start(scheduler)
     for i, t in enumerate(scheduler.timesteps):
-        given = by_position if "generator" in scheduler.step_options else []
-        x = scheduler.step(problem.outputs[i], t, x, *given).prev_sample
+        more = {} if "generator" in scheduler.step_options else {"generator": 7}
+        x = scheduler.step(problem.outputs[i], t, x, *by_position, **more).prev_sample
     scheduler.set_timesteps(
         *[4 if k == "num_inference_steps" else v for k, v in scheduler.timesteps_options.items()]
     )
@@ -293,7 +294,8 @@ def test_inside_a_step_one_cannot_start(xp, visit):
     steps = scheduler.plan(4).steps
     for entry in range(1, len(steps)):
         if steps[entry] == steps[entry - 1]:
-            with pytest.raises(ValueError, match="inside a step of 2 evaluations"):
+            count = steps.count(steps[entry])
+            with pytest.raises(ValueError, match=f"inside a step of {count} evaluations"):
                 scheduler.set_begin_index(entry)
             assert scheduler.begin_index is None
         else:

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from problems import a_plan, network, start_of, traced_variants
+from problems import a_plan, given_of, network, start_of, traced_variants
 
 torch = pytest.importorskip("torch")
 
@@ -232,12 +232,14 @@ def test_no_loop_reads_anything_back(sampler, options):
     plan = a_plan(sampler, options, n=4, projection="threshold", schedule="ve")
     model = network(xp, plan.prediction)
     x = torch.empty((2, 3, 4), device="meta")
+    given = dict.fromkeys(given_of(plan, (2, 3, 4)) or (), x) or None
     for index in (0, *(torch.zeros(s, dtype=torch.int32, device="meta") for s in [(), (2,)])):
-        state = cmsched.init(plan, x, rng=5, index=index)
+        state = cmsched.init(plan, x, given=given, rng=5, index=index)
         for _ in range(len(plan)):
-            state = cmsched.step(plan, state, model(*cmsched.model_input(plan, state)), rng=5)
+            output = model(*cmsched.model_input(plan, state))
+            state = cmsched.step(plan, state, output, given=given, rng=5)
         assert (state.sample.shape, state.sample.device) == (x.shape, x.device)
-    assert cmsched.run(model, plan, x, rng=5).device == x.device
+    assert cmsched.run(model, plan, x, given=given, rng=5).device == x.device
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

@@ -557,9 +557,9 @@ def run(
             state = State(backend.astype(x, dtype), (), evaluation)
             callback(evaluation, state, backend.astype(estimated, dtype))
         reply = (x, estimated)
-        if isinstance(asked, Raw) and at.sigma > 0.0:
+        if isinstance(asked, Raw) and at.sigma > 0.0 and (skip, out) != (0.0, 1.0):
             reply = (x, estimated, (x - raw * at.alpha) * (1.0 / at.sigma))
-        elif isinstance(asked, Raw):
+        elif isinstance(asked, Raw):  # not through x0, where a small sigma would be lost
             p, q = prediction.noise(at)
             reply = (
                 x,

@@ -20,6 +20,8 @@ def linear_multistep(x, grid, solver_order, level, factors, ramp_down=False):
     nodes = []
     for a, b, order in orders(grid, solver_order, ramp_down, level=level):
         x, x0, eps = yield Raw(x, a)
+        if a.sigma > 0:  # as x0 was clipped; in clean data there is only the network's own
+            eps = (x - a.alpha * x0) / a.sigma
         if solver_order > 1:
             eps = yield Keep(eps)
         nodes = newest(solver_order, [(level(a), eps), *nodes])
@@ -108,9 +110,27 @@ def deis(x, grid, noise, *, solver_order=2, ramp_down=False):
 
 
 def combined(past):
-    """The Adams-Bashforth combination of up to four eps, newest first."""
-    parts = [w * eps for w, eps in zip(EQUAL[len(past) - 1], past, strict=True)]
+    """The Adams-Bashforth combination of up to four slopes, newest first."""
+    parts = [w * m for w, m in zip(EQUAL[len(past) - 1], past, strict=True)]
     return sum(parts[1:], parts[0])
+
+
+def slope(x, eps, at, predict_v):
+    """What PNDM combines: eps, or (the published code) v, where alpha^2 + sigma^2 = 1."""
+    return (eps - at.sigma * x) / at.alpha if predict_v else eps
+
+
+def moved(x, m, a, b, predict_v):
+    """Return x moved from a to b along a combination of these, v turned into eps by a and x."""
+    return carry(x, a.alpha * m + a.sigma * x if predict_v else m, a, b)
+
+
+def moved_back(y, m, a, b, predict_v):
+    """The x at a which m moved to y at b."""
+    part = b.alpha / a.alpha
+    gap = b.sigma - a.sigma * part
+    p, q = (a.alpha, a.sigma) if predict_v else (1.0, 0.0)
+    return (y - gap * p * m) / (part + gap * q)
 
 
 @register(
@@ -121,28 +141,31 @@ def combined(past):
     stored=3,
     correctable=False,
 )
-def plms(x, grid, noise):
+def plms(x, grid, noise, *, predict_v=False):
     """Adams-Bashforth combinations of eps, moved as DDIM does; the first step evaluates twice.
 
     Where a run is taken up later, its first step is DDIM's: the loop has no second evaluation left.
+    Published code combines v where the network says it, and not the eps of these (predict_v).
     """
     past, whole_run = [], grid.total == len(grid)
     last = grid.points[-1]
     for step, (a, b) in enumerate(grid.steps()):
         x, x0, eps = yield Raw(x, a)
-        eps = yield Keep(eps)
         if a.alpha == 0:
             x = b.alpha * x0 + b.sigma * eps
             continue
+        m = yield Keep(slope(x, eps, a, predict_v))
         if whole_run and not past and b is not last:
             at = grid.points[step + 1]  # of arrivals, beside b
-            y, _, ahead = yield Raw(carry(x, eps, a, b), at)
-            eps = yield Keep(eps)  # in the place of `ahead`, which is not remembered
+            y, _, eps = yield Raw(moved(x, m, a, b, predict_v), at)
+            ahead = slope(y, eps, at, predict_v)
+            m = yield Keep(m)  # in the place of `ahead`, which is not remembered
             base = a if at is b else grid.at_time(at.t + a.t - b.t)
-            x = carry(carry(y, eps, b, a), 0.5 * (eps + ahead), base, at)
+            x = moved_back(y, m, a, b, predict_v)
+            x = moved(x, 0.5 * (m + ahead), base, at, predict_v)
         else:
-            x = carry(x, combined([eps, *past]), a, b)
-        past = [eps, *past][:3]
+            x = moved(x, combined([m, *past]), a, b, predict_v)
+        past = [m, *past][:3]
     return x
 
 
@@ -154,34 +177,36 @@ def plms(x, grid, noise):
     stored=5,
     correctable=False,
 )
-def pndm(x, grid, noise, *, half_step=None):
+def pndm(x, grid, noise, *, half_step=None, predict_v=False):
     """PLMS after three Runge-Kutta steps of four evaluations; PLMS alone on fewer than four steps.
 
     The middle of a step is in the middle of its times. Published code goes half_step below its
-    beginning, and evaluates half_step above its end.
+    beginning, and evaluates half_step above its end; predict_v is that of `plms`.
     """
     done = grid.total - len(grid)
     if grid.total < 4 or grid.points[0].alpha == 0 or (not done and grid.points[3].sigma == 0):
-        return (yield from plms(x, grid, noise))
+        return (yield from plms(x, grid, noise, predict_v=predict_v))
     past = []
     for step, (a, b) in enumerate(grid.steps(), start=done):
         if step < 3:
             mid = first = grid.at_time(0.5 * (a.t + b.t))
             if half_step is not None:
                 first, mid = grid.at(t=a.t - half_step), grid.at(t=b.t + half_step)
-            base, slope = x, None
+            base, total = x, None
             stages = ((a, first, 1 / 6), (mid, mid, 1 / 3), (mid, b, 1 / 3), (b, b, 1 / 6))
             for at, to, weight in stages:
                 x, _, eps = yield Raw(x, at)
-                if slope is None:
-                    base, past = x, [eps, *past]
-                slope = weight * eps if slope is None else slope + weight * eps
-                x = carry(base, slope if at is b else eps, a, to)
-                *past, base, slope = yield from hold(past, base, slope)
+                m = slope(x, eps, at, predict_v)
+                if total is None:
+                    base, past = x, [m, *past]
+                total = weight * m if total is None else total + weight * m
+                x = moved(base, total if at is b else m, a, to, predict_v)
+                *past, base, total = yield from hold(past, base, total)
         else:
             x, _, eps = yield Raw(x, a)
-            x = carry(x, combined([eps, *past]), a, b)
-            past = yield from hold([eps, *past[:2]])
+            m = slope(x, eps, a, predict_v)
+            x = moved(x, combined([m, *past]), a, b, predict_v)
+            past = yield from hold([m, *past[:2]])
     return x
 
 

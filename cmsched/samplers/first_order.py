@@ -1,10 +1,12 @@
 """First-order samplers: DDIM, DDPM, Euler, consistency models, LCM, TCD, and SDE solvers."""
 
 import math
+from typing import Any
 
 from ..predictions import PREDICTION_TYPES, Prediction
+from ..schedules import Point
 from . import Raw, Size, register
-from .formulas import ancestral, coordinates, shrink
+from .formulas import ancestral, coordinates, langevin, shrink
 
 
 @register(
@@ -53,10 +55,10 @@ VARIANCES = (
 )
 
 
-def variances(a, b):
+def variances(a: Point, b: Point) -> tuple[float, float]:
     """Return the bounds of DDPM's variance, the posterior's and beta, above 0 for their logs."""
     _, fresh = shrink(a, b)
-    return tuple(max(s**2 * fresh, 1e-20) for s in (b.sigma, a.sigma))
+    return max(b.sigma**2 * fresh, 1e-20), max(a.sigma**2 * fresh, 1e-20)
 
 
 @register(
@@ -199,11 +201,11 @@ def consistency(x, grid, noise, *, s_noise=1.0):
     return x
 
 
-def landing(grid, b, eta):
+def landing(grid: Any, b: Point, eta: float) -> Point:
     """Return where the deterministic part of TCD's step to b ends."""
     if b is grid.points[-1] or not eta:
         return b
-    past = grid.at_time((1 - min(eta, 1.0)) * b.t)
+    past: Point = grid.at_time((1 - min(eta, 1.0)) * b.t)
     if past.ratio > b.ratio:
         raise ValueError("tcd needs model times that are 0 where there is no noise")
     return past
@@ -293,10 +295,10 @@ def predictor_corrector(x, grid, noise, *, snr=0.15, correct_steps=1, per_sample
     over = "sample" if per_sample else "batch"
     for a, b in grid.steps():
         for _ in range(correct_steps):
-            x, x0 = yield x, a
-            score, z = (a.alpha * x0 - x) / a.sigma**2, noise()
+            x, _, eps = yield Raw(x, a)
+            score, z = -1 / a.sigma * eps, noise()
             size = snr * (yield Size(z, over)) / (yield Size(score, over))
-            x = x + 2 * size * size * score + 2 * size * z
+            x = langevin(x, score, z, size)
         x, x0 = yield x, a
         rho, fresh = shrink(a, b)
         x = (b.alpha * fresh) * x0 + (b.sigma / a.sigma * rho) * x

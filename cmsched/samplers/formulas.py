@@ -38,6 +38,17 @@ def carry(x: Any, eps: Any, a: Point, b: Point, sigma: float | None = None) -> A
     return (b.alpha / a.alpha) * x + (sigma - a.sigma * (b.alpha / a.alpha)) * eps
 
 
+def noised(a: Point, b: Point) -> tuple[float, float]:
+    """Return part and std of x_b = part x_a + std z, the forward process from a up to b."""
+    part = b.alpha / a.alpha
+    return part, math.sqrt(max(b.sigma**2 - (part * a.sigma) ** 2, 0.0))
+
+
+def langevin(x: Any, score: Any, z: Any, size: Any) -> Any:
+    """Return x + 2 size^2 score + 2 size z, Langevin's step (arXiv:2011.13456, algorithm 4)."""
+    return x + 2 * size * size * score + 2 * size * z
+
+
 def coordinates(at: Point, variable: str) -> tuple[float, float]:
     """Return (c, s) of the form u = x / c = (..) x0 + s eps with du/ds = (u - x0) / s.
 

@@ -1,10 +1,9 @@
 """RePaint: inpainting by going back and forth."""
 
-import math
 from collections import Counter
 
 from . import Raw, register
-from .formulas import ancestral
+from .formulas import ancestral, noised
 
 
 @register(
@@ -17,11 +16,12 @@ from .formulas import ancestral
         {"jump_length": 3, "jump_n_sample": 3, "eta": 0.5},
     ),
 )
-def repaint(x, grid, noise, *, image, mask, eta=0.0, jump_length=10, jump_n_sample=10):
+def repaint(x, grid, noise, *, image, mask, eta=0.0, jump_length=10, jump_n_sample=10, late=0.0):
     """A step inside the mask's 0, the given image with noise inside its 1; then up again.
 
     From every jump_length-th point the sample is noised up by jump_length steps and comes down
-    again, jump_n_sample - 1 times.
+    again, jump_n_sample - 1 times. The noise of a jump is that between levels `late` in model time
+    (the reference goes up by the betas of one step later).
     """
     points, left, done = grid.points, len(grid), Counter()
     while left:
@@ -42,6 +42,8 @@ def repaint(x, grid, noise, *, image, mask, eta=0.0, jump_length=10, jump_n_samp
             done[left] += 1
             left += jump_length
             to = points[len(grid) - left]
-            part = to.alpha / b.alpha
-            x = part * x + math.sqrt(to.sigma**2 - (part * b.sigma) ** 2) * noise()
+            if late:
+                b, to = grid.at(t=b.t + late) if b.sigma > 0 else b, grid.at(t=to.t + late)
+            part, std = noised(b, to)
+            x = part * x + std * noise()
     return x

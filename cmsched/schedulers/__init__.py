@@ -47,6 +47,14 @@ from .multistep import (
     DPMSolverMultistepScheduler,
 )
 from .outputs import SchedulerOutput
+from .repaint import RePaintScheduler, RePaintSchedulerOutput
+from .score import (
+    KarrasVeOutput,
+    KarrasVeScheduler,
+    ScoreSdeVeScheduler,
+    ScoreSdeVpScheduler,
+    SdeVeOutput,
+)
 from .singlestep import DPMSolverSinglestepScheduler
 from .unipc import UniPCMultistepScheduler
 from .variance_exploding import (
@@ -106,14 +114,21 @@ __all__ = [
     "KDPM2DiscreteSchedulerOutput",
     "KDiffusionScheduler",
     "KarrasDiffusionSchedulers",
+    "KarrasVeOutput",
+    "KarrasVeScheduler",
     "LCMScheduler",
     "LCMSchedulerOutput",
     "LMSDiscreteScheduler",
     "LMSDiscreteSchedulerOutput",
     "PNDMScheduler",
+    "RePaintScheduler",
+    "RePaintSchedulerOutput",
     "Scheduler",
     "SchedulerMixin",
     "SchedulerOutput",
+    "ScoreSdeVeScheduler",
+    "ScoreSdeVpScheduler",
+    "SdeVeOutput",
     "TCDScheduler",
     "TCDSchedulerOutput",
     "UniPCMultistepScheduler",

@@ -18,7 +18,7 @@ from ..schedules import Point
 from .outputs import OriginalSampleOutput, SchedulerOutput
 from .plans import PlanMixin, check_kind, check_option
 
-__all__ = ["SchedulerMixin"]
+__all__ = ["LevelsMixin", "PlannedMixin", "SchedulerMixin"]
 
 Array = Any
 UNSET = inspect.Parameter.empty
@@ -104,40 +104,27 @@ class TimesMixin:
         return True
 
 
-class SchedulerMixin(TimesMixin, PlanMixin):
-    """Base of the named schedulers.
+class PlannedMixin(TimesMixin, PlanMixin):
+    """A plan and its times.
 
     Class attributes of a scheduler:
-        step_options: what `step` takes after the sample, in the reference's order.
         timesteps_options: what `set_timesteps` takes, in the reference's order.
         order: evaluations per requested step, as the reference counts them.
     """
 
     order: ClassVar[int] = 1
-    step_options: ClassVar[Mapping[str, Any]] = {"generator": None, "return_dict": True}
     timesteps_options: ClassVar[Mapping[str, Any]] = {"num_inference_steps": UNSET, "device": None}
-    output_class: ClassVar[type[SchedulerOutput]] = OriginalSampleOutput
 
-    # state of the stateful habit
     custom_timesteps: bool = False
     _plan: Plan | None = None
-    _begin_index: int | None = None
-    _run: Run | None = None
-    _said: frozenset[str] = frozenset()
-    _tables: tuple[Any, ...] = (None, None, None, {})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Give the class `step` and `set_timesteps` with its own signatures."""
+        """Give the class `set_timesteps` with its own signature."""
         super().__init_subclass__(**kwargs)
-        base = SchedulerMixin  # a method of the class's own, or of a parent, stays as it is
-        if cls.step.__code__ is base.step.__code__:
-            names, extra = ("model_output", "timestep", "sample"), ["generator", "variance_noise"]
-            cls.step = signed(base.step, names, cls.step_options, extra)  # type: ignore[method-assign]
+        base = PlannedMixin  # a method of the class's own, or of a parent, stays as it is
         if cls.set_timesteps.__code__ is base.set_timesteps.__code__:
             options, extra = cls.timesteps_options, ["timesteps", "sigmas", "xp"]
             cls.set_timesteps = signed(base.set_timesteps, (), options, extra)  # type: ignore[method-assign]
-
-    # the stateful habit
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         """Set the discrete times of a run, before the loop.
@@ -154,10 +141,42 @@ class SchedulerMixin(TimesMixin, PlanMixin):
         device, xp = kwargs.pop("device", None), kwargs.pop("xp", None)
         backend = self._framework(device, xp)
         plan = self.plan(kwargs.pop("num_inference_steps", None), **kwargs)
-        self._set_on(backend, plan.timesteps, device)
-        self._plan, self._begin_index, self._run = plan, None, None
+        self._set_on(backend, self._times_of(plan), device)
+        self._plan = plan
+        self._restart()
         self.num_inference_steps = len(plan.grid)
         self.custom_timesteps = kwargs.get("timesteps") is not None
+
+    def _times_of(self, plan: Plan) -> np.ndarray:
+        """Return what `timesteps` shows of a plan."""
+        return plan.timesteps
+
+    def _restart(self) -> None:
+        """Forget an earlier run."""
+
+    @property
+    def timesteps(self) -> Array:
+        """Model times, of the steps; None before `set_timesteps`."""
+        return self._timesteps
+
+    def _set(self) -> Plan:
+        if self._plan is None:
+            raise ValueError(
+                "the scheduler has no timesteps yet: call set_timesteps(num_inference_steps) before"
+                " the loop"
+            )
+        return self._plan
+
+    def _source(self, backend: Backend, device: Any) -> tuple[Any, int | None]:
+        """Return where a run's noise comes from if none is given, and the seed if it is new."""
+        seed = int.from_bytes(os.urandom(8)) >> 1
+        return backend.fresh(seed, device), seed
+
+
+class LevelsMixin(PlannedMixin):
+    """Training steps, and noise levels at any time."""
+
+    _tables: tuple[Any, ...] = (None, None, None, {})
 
     @property
     def timesteps(self) -> Array:
@@ -172,6 +191,99 @@ class SchedulerMixin(TimesMixin, PlanMixin):
     def _training_points(self) -> list[Point]:
         schedule = self.schedule
         return [schedule.at(t=float(t)) for t in self._training_times()]
+
+    def _levels(self) -> tuple[np.ndarray, dict[Any, tuple[Array, ...]]]:
+        """Return rows of times, alphas and sigmas, increasing, and their copies on devices.
+
+        They are the training steps, with the present grid's points among them.
+        """
+        config, plan, table, placed = self._tables
+        if config is not self._internal_dict or plan is not self._plan:
+            config, plan, placed = self._internal_dict, self._plan, {}
+            levels = {p.t: p for p in (*self._training_points(), *self._visited(plan))}
+            rows = [(t, p.alpha, p.sigma) for t, p in sorted(levels.items())]
+            table = np.array([*rows, (rows[-1][0] + 1.0, *rows[-1][1:])]).T
+            self._tables = config, plan, table, placed
+        return table, placed
+
+    def _visited(self, plan: Plan | None) -> tuple[Point, ...]:
+        """Return a plan's points, which are noise levels of their times."""
+        return plan.points if plan else ()
+
+    def _alpha_sigma(self, like: Array, timesteps: Any) -> tuple[Array, Array]:
+        """Return alpha and sigma at timesteps, one or one per row, shaped to multiply `like`."""
+        backend = resolve(like)
+        xp, acc = backend.xp, backend.accumulation(like.dtype)
+        table, placed = self._levels()
+        place = backend.name, str(acc), str(backend.device(like))
+        if place not in placed:
+            placed[place] = tuple(backend.put(row, like, acc) for row in table)
+        times, alphas, sigmas = placed[place]
+        batch, ones = tuple(like.shape[:1]), (1,) * (len(like.shape) - 1)
+        low, high = table[0, 0], table[0, -2]
+
+        def check(host: np.ndarray) -> None:
+            if not np.all((host >= low - tolerance(low)) & (host <= high + tolerance(high))):
+                raise ValueError(f"timesteps must lie in [{low:g}, {high:g}], got {timesteps}")
+
+        t = times_beside(like, timesteps, check)
+        above = backend.clip(xp.searchsorted(times, t), 1, times.shape[0] - 1)
+        t0, t1 = xp.take(times, above - 1), xp.take(times, above)
+        # 1e-30: two times may be equal once rounded
+        part = backend.clip((t - t0) / (t1 - t0 + 1e-30), 0.0, 1.0)
+        shape = (-1, *ones) if batch else ()
+        alpha, sigma = (
+            xp.reshape(xp.take(v, above - 1) * (1 - part) + xp.take(v, above) * part, shape)
+            for v in (alphas, sigmas)
+        )
+        return alpha, sigma
+
+    def add_noise(self, original_samples: Array, noise: Array, timesteps: Any) -> Array:
+        """Return alpha x0 + sigma noise at timesteps: one for all rows, or one per row.
+
+        Any framework, inside jit too; noise is like original_samples.
+        """
+        alpha, sigma = self._alpha_sigma(original_samples, timesteps)
+        return mix(original_samples, noise, alpha, sigma)
+
+    def get_velocity(self, sample: Array, noise: Array, timesteps: Any) -> Array:
+        """Return v = alpha noise - sigma sample, where alpha^2 + sigma^2 = 1; see `add_noise`."""
+        alpha, sigma = self._alpha_sigma(sample, timesteps)
+        size = resolve(sample).xp.sqrt(alpha * alpha + sigma * sigma)
+        return mix(sample, noise, -sigma / size, alpha / size)
+
+    def __len__(self) -> int:
+        """Return the number of training steps."""
+        return int(self._options.num_train_timesteps)
+
+
+class SchedulerMixin(LevelsMixin):
+    """Base of the named schedulers.
+
+    Class attributes of a scheduler:
+        step_options: what `step` takes after the sample, in the reference's order.
+    """
+
+    step_options: ClassVar[Mapping[str, Any]] = {"generator": None, "return_dict": True}
+    output_class: ClassVar[type[SchedulerOutput]] = OriginalSampleOutput
+
+    # state of the stateful habit
+    _begin_index: int | None = None
+    _run: Run | None = None
+    _said: frozenset[str] = frozenset()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give the class `step` with its own signature."""
+        super().__init_subclass__(**kwargs)
+        base = SchedulerMixin  # a method of the class's own, or of a parent, stays as it is
+        if cls.step.__code__ is base.step.__code__:
+            names, extra = ("model_output", "timestep", "sample"), ["generator", "variance_noise"]
+            cls.step = signed(base.step, names, cls.step_options, extra)  # type: ignore[method-assign]
+
+    # the stateful habit
+
+    def _restart(self) -> None:
+        self._begin_index, self._run = None, None
 
     @property
     def sigmas(self) -> Array:
@@ -238,22 +350,16 @@ class SchedulerMixin(TimesMixin, PlanMixin):
         begins = [i for i in found.tolist() if i < len(plan) and begins_step(plan, i)]
         return int((begins or found.tolist())[0])
 
-    def _set(self) -> Plan:
-        if self._plan is None:
-            raise ValueError(
-                "the scheduler has no timesteps yet: call set_timesteps(num_inference_steps) before"
-                " the loop"
-            )
-        return self._plan
-
     def _step_at(self, plan: Plan, entry: int) -> int:
         """Return the grid step that begins at this entry of timesteps."""
         if entry >= len(plan):
             raise ValueError(f"begin_index={entry} is past the {len(plan)} timesteps")
         if not begins_step(plan, entry):
+            step = plan.steps[entry]
+            count, first = plan.steps.count(step), plan.steps.index(step)
             raise ValueError(
-                f"entry {entry} of timesteps is inside a step of {self.order} evaluations; start at"
-                f" an entry that begins one, such as {entry - 1}"
+                f"entry {entry} of timesteps is inside a step of {count} evaluations; start at an"
+                f" entry that begins one, such as {first}"
             )
         return plan.steps[entry]
 
@@ -400,11 +506,6 @@ class SchedulerMixin(TimesMixin, PlanMixin):
             return engine.estimate_x0(plan, state.index, state.sample, output)
         return engine.estimate(plan, state, output).x0
 
-    def _source(self, backend: Backend, device: Any) -> tuple[Any, int | None]:
-        """Return where a run's noise comes from if none is given, and the seed if it is new."""
-        seed = int.from_bytes(os.urandom(8)) >> 1
-        return backend.fresh(seed, device), seed
-
     def _own_step(
         self,
         run: Run,
@@ -449,72 +550,6 @@ class SchedulerMixin(TimesMixin, PlanMixin):
             warnings.warn(f"{type(self).__name__}: {text}", stacklevel=3)
             self._said = self._said | {text}
 
-    # noise levels as a function of time, on any framework
-
-    def _levels(self) -> tuple[np.ndarray, dict[Any, tuple[Array, ...]]]:
-        """Return rows of times, alphas and sigmas, increasing, and their copies on devices.
-
-        They are the training steps, with the present grid's points among them.
-        """
-        config, plan, table, placed = self._tables
-        if config is not self._internal_dict or plan is not self._plan:
-            config, plan, placed = self._internal_dict, self._plan, {}
-            levels = {p.t: p for p in (*self._training_points(), *self._visited(plan))}
-            rows = [(t, p.alpha, p.sigma) for t, p in sorted(levels.items())]
-            table = np.array([*rows, (rows[-1][0] + 1.0, *rows[-1][1:])]).T
-            self._tables = config, plan, table, placed
-        return table, placed
-
-    def _visited(self, plan: Plan | None) -> tuple[Point, ...]:
-        """Return a plan's points, which are noise levels of their times."""
-        return plan.points if plan else ()
-
-    def _alpha_sigma(self, like: Array, timesteps: Any) -> tuple[Array, Array]:
-        """Return alpha and sigma at timesteps, one or one per row, shaped to multiply `like`."""
-        backend = resolve(like)
-        xp, acc = backend.xp, backend.accumulation(like.dtype)
-        table, placed = self._levels()
-        place = backend.name, str(acc), str(backend.device(like))
-        if place not in placed:
-            placed[place] = tuple(backend.put(row, like, acc) for row in table)
-        times, alphas, sigmas = placed[place]
-        batch, ones = tuple(like.shape[:1]), (1,) * (len(like.shape) - 1)
-        low, high = table[0, 0], table[0, -2]
-
-        def check(host: np.ndarray) -> None:
-            if not np.all((host >= low - tolerance(low)) & (host <= high + tolerance(high))):
-                raise ValueError(f"timesteps must lie in [{low:g}, {high:g}], got {timesteps}")
-
-        t = times_beside(like, timesteps, check)
-        above = backend.clip(xp.searchsorted(times, t), 1, times.shape[0] - 1)
-        t0, t1 = xp.take(times, above - 1), xp.take(times, above)
-        # 1e-30: two times may be equal once rounded
-        part = backend.clip((t - t0) / (t1 - t0 + 1e-30), 0.0, 1.0)
-        shape = (-1, *ones) if batch else ()
-        alpha, sigma = (
-            xp.reshape(xp.take(v, above - 1) * (1 - part) + xp.take(v, above) * part, shape)
-            for v in (alphas, sigmas)
-        )
-        return alpha, sigma
-
-    def add_noise(self, original_samples: Array, noise: Array, timesteps: Any) -> Array:
-        """Return alpha x0 + sigma noise at timesteps: one for all rows, or one per row.
-
-        Any framework, inside jit too; noise is like original_samples.
-        """
-        alpha, sigma = self._alpha_sigma(original_samples, timesteps)
-        return mix(original_samples, noise, alpha, sigma)
-
-    def get_velocity(self, sample: Array, noise: Array, timesteps: Any) -> Array:
-        """Return v = alpha noise - sigma sample, where alpha^2 + sigma^2 = 1; see `add_noise`."""
-        alpha, sigma = self._alpha_sigma(sample, timesteps)
-        size = resolve(sample).xp.sqrt(alpha * alpha + sigma * sigma)
-        return mix(sample, noise, -sigma / size, alpha / size)
-
-    def __len__(self) -> int:
-        """Return the number of training steps."""
-        return int(self._options.num_train_timesteps)
-
 
 def begins_step(plan: Plan, entry: int) -> bool:
     """Return whether this evaluation is the first one of its step."""
@@ -526,17 +561,22 @@ def tolerance(t: float) -> float:
     return 1e-6 * max(1.0, abs(t))
 
 
-def one_time(timestep: Any) -> float:
+def one_time(timestep: Any, name: str = "timestep") -> float:
     """Return a timestep as a number, or raise TypeError."""
     try:
         if not isinstance(timestep, str | bytes):
             return float(timestep)
     except (TypeError, ValueError, RuntimeError):
         pass
-    raise TypeError(f"timestep must be a number or an array of one, got {timestep!r}")
+    raise TypeError(f"{name} must be a number or an array of one, got {timestep!r}")
 
 
-def times_beside(like: Array, timesteps: Any, check: Callable[[np.ndarray], None]) -> Array:
+def times_beside(
+    like: Array,
+    timesteps: Any,
+    check: Callable[[np.ndarray], None],
+    name: str = "timesteps",
+) -> Array:
     """Return timesteps, one or one per row of `like`, as an array of one axis beside it.
 
     `check` sees those that are on the host; others are not looked at.
@@ -549,12 +589,12 @@ def times_beside(like: Array, timesteps: Any, check: Callable[[np.ndarray], None
         timesteps = backend.put(host, like, acc)
     elif resolve(timesteps) is not backend:
         raise TypeError(
-            f"timesteps is an array of {resolve(timesteps).name}, the sample one of"
+            f"{name} is an array of {resolve(timesteps).name}, the sample one of"
             f" {backend.name}; convert one of them"
         )
     if tuple(timesteps.shape) not in ((), (1,), batch):
         raise ValueError(
-            f"timesteps must be one number or one per row {batch}, got shape"
+            f"{name} must be one number or one per row {batch}, got shape"
             f" {tuple(timesteps.shape)}"
         )
     return backend.xp.reshape(backend.astype(timesteps, acc), (-1,))

@@ -11,10 +11,16 @@ from .. import spacings
 from .._messages import choose
 from ..predictions import Prediction
 from ..schedules import BETA_SCHEDULES, Betas, Point, Schedule, check_betas
-from .base import SchedulerMixin
+from .base import LevelsMixin, SchedulerMixin
 from .config import FrozenDict
 
-__all__ = ["BETA_OPTIONS", "EXCHANGEABLE", "BetaScheduler", "KarrasDiffusionSchedulers"]
+__all__ = [
+    "BETA_OPTIONS",
+    "EXCHANGEABLE",
+    "BetaMixin",
+    "BetaScheduler",
+    "KarrasDiffusionSchedulers",
+]
 
 BETA_OPTIONS: Mapping[str, Any] = {
     "num_train_timesteps": 1000,
@@ -54,8 +60,8 @@ def betas_schedule(**fields: Any) -> Betas:
     return Betas(**fields)
 
 
-class BetaScheduler(SchedulerMixin):
-    """Base of the classes trained on a table of betas."""
+class BetaMixin(LevelsMixin):
+    """What a table of betas says, for the classes trained on one."""
 
     beta_schedules: ClassVar[tuple[str, ...]] = ("linear", "scaled_linear", "squaredcos_cap_v2")
     prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
@@ -147,16 +153,6 @@ class BetaScheduler(SchedulerMixin):
         )
         return [schedule.at(t=t) for t in times]
 
-    def previous_timestep(self, timestep: Any) -> int:
-        """Return the timestep that the step from this one goes to, -1 after the last.
-
-        Before `set_timesteps` it is one less.
-        """
-        if self._plan is None:
-            return int(timestep) - 1
-        after = self.index_for_timestep(timestep) + 1
-        return int(self._plan.timesteps[after]) if after < len(self._plan) else -1
-
     @property
     def alphas_cumprod(self) -> Any:
         """Cumulative product of 1 - beta, shape (num_train_timesteps,)."""
@@ -174,3 +170,17 @@ class BetaScheduler(SchedulerMixin):
     def betas(self) -> Any:
         """Betas of the training steps, after rescaling."""
         return 1.0 - self.alphas
+
+
+class BetaScheduler(BetaMixin, SchedulerMixin):
+    """Base of the classes trained on a table of betas that have the stateful habit."""
+
+    def previous_timestep(self, timestep: Any) -> int:
+        """Return the timestep that the step from this one goes to, -1 after the last.
+
+        Before `set_timesteps` it is one less.
+        """
+        if self._plan is None:
+            return int(timestep) - 1
+        after = self.index_for_timestep(timestep) + 1
+        return int(self._plan.timesteps[after]) if after < len(self._plan) else -1

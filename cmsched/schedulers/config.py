@@ -133,7 +133,7 @@ class ConfigMixin:
         known = {**self.options, **self.hidden_options}
         plain = {key: _plain(value, known.get(key, "")) for key, value in values.items()}
         for key, default in self.hidden_options.items():
-            if key in plain and plain[key] == default:
+            if key in plain and plain[key] == default and boolean(plain[key]) == boolean(default):
                 del plain[key]
         self._validate(self._filled(plain))
         return FrozenDict(plain)
@@ -365,6 +365,11 @@ class ConfigMixin:
         self.__dict__.update(state)
         if isinstance(state.get("xp"), _ModuleName):
             self.xp = importlib.import_module(state["xp"])
+
+
+def boolean(value: Any) -> bool:
+    """Return whether a value is True or False, and not 1 or 0 in its place."""
+    return isinstance(value, bool)
 
 
 def _names(cls: type[ConfigMixin]) -> list[str]:

@@ -80,7 +80,7 @@ class EDMEulerScheduler(Churned):
         return Prediction(PREDICTIONS[config.prediction_type], sigma_data=float(config.sigma_data))
 
     def _init_scale(self, config: FrozenDict, first: Point) -> float:
-        return math.hypot(first.sigma, 1.0)
+        return math.hypot(config.sigma_max if self._copies else first.sigma, 1.0)
 
     def _last(self, config: FrozenDict, **options: Any) -> Point:
         schedule = self._schedule(config)
@@ -144,7 +144,7 @@ class EDMEulerScheduler(Churned):
             return super().step(model_output, timestep, sample, **kwargs)
         return super().step(given, timestep, sample, **kwargs, pred_original_sample=True)
 
-    step = signed(  # type: ignore[assignment]
+    step = signed(
         step,
         ("model_output", "timestep", "sample"),
         step_options,

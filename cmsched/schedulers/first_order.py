@@ -40,7 +40,7 @@ class DDIMSchedulerOutput(OriginalSampleOutput):
     """Output of `DDIMScheduler.step` and `DDIMInverseScheduler.step`."""
 
 
-class DDIMParallelSchedulerOutput(OriginalSampleOutput):
+class DDIMParallelSchedulerOutput(DDIMSchedulerOutput):
     """Output of `DDIMParallelScheduler.step`."""
 
 
@@ -48,7 +48,7 @@ class DDPMSchedulerOutput(OriginalSampleOutput):
     """Output of `DDPMScheduler.step`."""
 
 
-class DDPMParallelSchedulerOutput(OriginalSampleOutput):
+class DDPMParallelSchedulerOutput(DDPMSchedulerOutput):
     """Output of `DDPMParallelScheduler.step`."""
 
 
@@ -131,8 +131,8 @@ class DDIMScheduler(DDIMSteps):
 class DDIMInverseScheduler(DDIMSteps):
     """DDIM from data to noise (arXiv:2010.02502, section 4.3, eq. 14 walked backwards).
 
-    The timesteps increase. A step goes to the level of its timestep from that of the one before, and
-    the network is told where it goes: inversion and DDIM ask it the same times. The first step
+    The timesteps increase. A step goes to the level of its timestep from that of the one before,
+    and the network is told where it goes: inversion and DDIM ask it the same times. The first step
     starts from the data, or with set_alpha_to_one=False from the level of timestep 0.
     """
 
@@ -241,7 +241,9 @@ class Parallel(SchedulerMixin):
         whose timestep is no entry is NaN if timesteps cannot be looked at without a wait for the
         device.
         """
-        plan = with_options(self._set(), tuple(options.items()))
+        plan = self._set()
+        if changed := tuple(item for item in options.items() if plan.options[item[0]] != item[1]):
+            plan = with_options(plan, changed)
         entries = plan.timesteps
 
         near = tolerance(float(np.abs(entries).max()))
@@ -254,9 +256,8 @@ class Parallel(SchedulerMixin):
         t = times_beside(sample, timesteps, check)
         backend = resolve(sample)
         xp, dtype = backend.xp, sample.dtype
-        off = xp.abs(
-            xp.expand_dims(t, axis=-1) - backend.put(entries.astype(float), sample, t.dtype)
-        )
+        known = backend.put(entries.astype(float), sample, t.dtype)
+        off = xp.abs(xp.expand_dims(t, axis=-1) - known)
         shape = t.shape if tuple(t.shape) == tuple(sample.shape[:1]) else ()
         index = xp.reshape(xp.argmin(off, axis=-1), shape)
         missed = xp.min(off, axis=-1) > near
@@ -272,8 +273,6 @@ class Parallel(SchedulerMixin):
 def with_options(plan: Plan, options: tuple[tuple[str, Any], ...]) -> Plan:
     """Return a plan with other options of its sampler."""
     changed = {**plan.options, **dict(options)}
-    if changed == plan.options:
-        return plan
     return make_plan(plan.sampler, plan.grid, plan.prediction, changed)
 
 
@@ -298,7 +297,8 @@ class DDIMParallelScheduler(Parallel, DDIMScheduler):
             timesteps: one entry of `timesteps` for all rows or one per row, on the host or an array
                 of the sample's framework; there a row with another timestep becomes NaN.
             sample: the samples, batch first.
-            eta, use_clipped_model_output: as in `step`.
+            eta: as in `step`.
+            use_clipped_model_output: as in `step`.
 
         Raises:
             ValueError, TypeError: see `step`.

@@ -10,6 +10,7 @@ from .. import engine, spacings
 from .. import noise as noise_source
 from .._messages import choose
 from ..backends import resolve
+from ..engine.checks import backend_of
 from ..plan import Plan
 from ..predictions import Prediction
 from ..ramps import RAMPS
@@ -45,8 +46,8 @@ class FlowScheduler(SchedulerMixin):
     """Base of the flow-matching classes (arXiv:2209.03003, 2210.02747).
 
     n steps start at sigmas even from 1 to 1 / num_train_timesteps, then shifted to more noise:
-    shift sigma / (1 + (shift - 1) sigma) (arXiv:2403.03206, eq. 23). The reference takes the last of
-    these from a table that is shifted already, so its shift counts twice there.
+    shift sigma / (1 + (shift - 1) sigma) (arXiv:2403.03206, eq. 23). The reference takes the last
+    of these from a table that is shifted already, so its shift counts twice there.
 
     Explicit sigmas are those before the shift, as pipelines pass them; a list that ends at 0, as
     `sigmas` does, has the levels themselves. Explicit timesteps are what the network is told.
@@ -96,8 +97,8 @@ class FlowScheduler(SchedulerMixin):
             return self._at_levels(config, self._moved(config, np.array(sigmas), mu))
         if mu is not None:
             self._once("mu has no effect on sigmas that end at 0, which are the levels themselves")
-        if len(sigmas) == 1:
-            raise ValueError(f"sigmas must begin above 0, where the sample ends; got {sigmas}")
+        if sigmas[-1] < 0.0 or len(sigmas) == 1:
+            raise ValueError(f"sigmas must end above 0, where the sample ends; got {sigmas}")
         return self._at_levels(config, np.array(sigmas[:-1]))
 
     def _at_levels(self, config: FrozenDict, sigmas: np.ndarray) -> list[Point]:
@@ -233,26 +234,27 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
         given = {name: values for name, values in lists.items() if values is not None}
         if len(given) + (num_inference_steps is not None) < 2:
             return super().grid(num_inference_steps, **lists, **options)
-        name = "sigmas" if "sigmas" in given else "timesteps"
-        grid = super().grid(**{name: given[name]}, **options)
-        if num_inference_steps not in (None, len(grid)):
+        entries = {name: self._entries(name, values) for name, values in given.items()}
+        sizes = {name: len(values) - (values[-1] == 0.0) for name, values in entries.items()}
+        if num_inference_steps is not None:
+            sizes = {"num_inference_steps": num_inference_steps, **sizes}
+        if len({*sizes.values()}) > 1:
             raise ValueError(
-                f"num_inference_steps={num_inference_steps}, but {name} has {len(grid)} steps; leave"
+                f"{' and '.join(sizes)} disagree on the number of steps: {[*sizes.values()]}; leave"
                 " one of them out"
             )
+        timesteps = timesteps if sigmas is None else None
+        grid = super().grid(timesteps=timesteps, sigmas=sigmas, **options)
         if len(given) == 1:
             return grid
         if self._options.invert_sigmas:
             self._once("timesteps has no effect beside sigmas with invert_sigmas")
             return grid
-        times = spacings.decreasing("timesteps", given["timesteps"])
-        if len(times) != len(grid):
-            raise ValueError(f"timesteps has {len(times)} entries, sigmas has {len(grid)} steps")
-        told = [replace(p, t=t) for p, t in zip(grid.points, times, strict=False)]
+        told = [replace(p, t=t) for p, t in zip(grid.points, entries["timesteps"], strict=False)]
         return replace(grid, points=(*told, grid.points[-1]))
 
     def _entries(self, name: str, values: Any) -> list[float]:
-        """Return an explicit list from noise to data, also where `invert_sigmas` shows it rising."""
+        """Return an explicit list from noise to data, also where it rises (`invert_sigmas`)."""
         table = np.asarray(spacings.host(values))
         if self._options.invert_sigmas and table.ndim == 1 and table[:1] < table[-1:]:
             top = 1.0 if name == "sigmas" else float(self._options.num_train_timesteps)
@@ -271,8 +273,8 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
         train, ramp = config.num_train_timesteps, chosen_ramp(config)
         if not 0.0 < timesteps[-1] <= timesteps[0] <= train:
             raise ValueError(
-                f"timesteps must lie in (0, {train}], none outside, got {timesteps}; pass sigmas where"
-                " they count upward"
+                f"timesteps must lie in (0, {train}], none outside, got {timesteps}; pass sigmas"
+                " where they count upward"
             )
         sigmas = np.array(timesteps) / train
         if self._copies:
@@ -360,11 +362,11 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
             self._changed(run.plan, options)
         backend, config = resolve(sample), self._options
         engine.check_like(backend, sample, "model_output", model_output)
-        if resolve(times) is not backend or tuple(times.shape) != tuple(sample.shape[:2]):
+        other, tokens = backend_of("per_token_timesteps", times), tuple(sample.shape[:2])
+        if other is not backend or tuple(times.shape) != tokens:
             raise ValueError(
-                f"per_token_timesteps must be an array of {backend.name} of shape"
-                f" {tuple(sample.shape[:2])} (batch, tokens), got {tuple(times.shape)} of"
-                f" {resolve(times).name}"
+                f"per_token_timesteps must be an array of {backend.name} of shape {tokens} (batch,"
+                f" tokens), got {tuple(times.shape)} of {other.name}"
             )
         if config.sde_eta:
             raise ValueError("per_token_timesteps cannot be used with sde_eta")
@@ -375,8 +377,9 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
         now = 1.0 - now if config.invert_sigmas else now
         levels = self._set().on(sample).numbers[SIGMAS, :]
         levels = backend.xp.reshape(levels, (-1, *(1,) * len(sample.shape)))
-        zero = backend.zeros_like(levels + now)
-        then = backend.xp.max(backend.where(levels + zero < now - 1e-6, levels + zero, zero), axis=0)
+        levels = levels + backend.zeros_like(now)
+        below = backend.where(levels < now - 1e-6, levels, backend.zeros_like(levels))
+        then = backend.xp.max(below, axis=0)  # 0, the end, where no level of the run is
         x, v = backend.astype(sample, acc), backend.astype(model_output, acc)
         copied = self._copies and not config.stochastic_sampling
         v = -v if copied or config.invert_sigmas else v

@@ -24,8 +24,9 @@ Array = Any
 class PNDMScheduler(BetaScheduler):
     """Pseudo numerical methods for diffusion models (arXiv:2202.09778, algorithm 2).
 
-    Three Runge-Kutta steps of four evaluations, then four-step Adams-Bashforth. With skip_prk_steps,
-    and on fewer than four steps, a second evaluation in the first step begins it (PLMS).
+    Three Runge-Kutta steps of four evaluations, then four-step Adams-Bashforth. With
+    skip_prk_steps, and on fewer than four steps, a second evaluation in the first step begins it
+    (PLMS).
     """
 
     options: ClassVar = {
@@ -44,10 +45,12 @@ class PNDMScheduler(BetaScheduler):
     _compatibles: ClassVar = EXCHANGEABLE
 
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
+        of_v = self._copies and n > 1 and config.prediction_type == "v_prediction"
+        copied = {"predict_v": of_v}
         if config.skip_prk_steps:
-            return "plms", {}
+            return "plms", copied
         half = config.num_train_timesteps // n // 2
-        return "pndm", {"half_step": half if self._copies else None}
+        return "pndm", {"half_step": half if self._copies else None, **copied}
 
     def _last(self, config: FrozenDict, **options: Any) -> Point:
         schedule = self._schedule(config)
@@ -133,7 +136,7 @@ def warm(plan: Plan) -> int:
 
 
 class IPNDMScheduler(SchedulerMixin):
-    """Improved PNDM (arXiv:2204.13902, section 3.2): Adams-Bashforth weights from the first step on.
+    """Improved PNDM (arXiv:2204.13902, section 3.2): Adams-Bashforth from the first step on.
 
     Its noise levels are sigma = sin(pi s / 2)^2, s even from 1 to 0, or trained_betas: those of all
     steps and of the end. The network says v and is told 2 / pi atan(sigma / alpha).
@@ -156,8 +159,8 @@ class IPNDMScheduler(SchedulerMixin):
             levels = spacings.decreasing("trained_betas", config.trained_betas)
             if len(levels) < 2 or not 0.0 <= levels[-1] < levels[0] <= 1.0:
                 raise ValueError(
-                    "trained_betas of IPNDMScheduler are the noise levels sigma of every step and of"
-                    f" the end, at least two of them in [0, 1]; got {config.trained_betas}"
+                    "trained_betas of IPNDMScheduler are the noise levels sigma of every step and"
+                    f" of the end, at least two of them in [0, 1]; got {config.trained_betas}"
                 )
 
     def _schedule(self, config: FrozenDict) -> Cosine:

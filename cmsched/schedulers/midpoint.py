@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -49,10 +48,10 @@ class MidpointScheduler(TwoEvaluations):
         """Return sigma / alpha of the second evaluation between a and b, half way in its log."""
         return math.sqrt(a.ratio * b.ratio)
 
-    def _all_times(self, starts: Sequence[float]) -> np.ndarray:
+    def _all_times(self, starts: np.ndarray) -> np.ndarray:
         """Return the times of all evaluations of a run whose steps start at these times."""
         schedule = self.schedule
-        points = [schedule.at(t=float(t)) for t in starts]
+        points = [schedule.at(t=t) for t in starts.tolist()]
         middles = [schedule.time_at(self._middle(a, b)) for a, b in itertools.pairwise(points)]
         return np.array([*np.ravel([*zip(starts, middles, strict=False)]), starts[-1]])
 
@@ -97,17 +96,11 @@ KDPM2_OPTIONS = {
 }
 
 
-class KDPM2DiscreteScheduler(MidpointScheduler):
-    """DPM-Solver-2 in sigma (k-diffusion, sample_dpm_2): the middle in log sigma says the slope.
+class KDPM2Scheduler(MidpointScheduler):
+    """Base of the two classes of DPM-Solver-2.
 
     With compatibility="diffusers" the times of Karras sigmas are rounded, as in the reference.
     """
-
-    options: ClassVar = KDPM2_OPTIONS
-    output_class = KDPM2DiscreteSchedulerOutput
-
-    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        return "dpm2", {}
 
     def _points(self, config: FrozenDict, n: int, **options: Any) -> list[Point]:
         points = super()._points(config, n, **options)
@@ -116,13 +109,21 @@ class KDPM2DiscreteScheduler(MidpointScheduler):
         return points
 
 
-class KDPM2AncestralDiscreteScheduler(KDPM2DiscreteScheduler):
-    """DPM-Solver-2 with ancestral noise (k-diffusion, sample_dpm_2_ancestral).
+class KDPM2DiscreteScheduler(KDPM2Scheduler):
+    """DPM-Solver-2 in sigma (k-diffusion, sample_dpm_2): the middle in log sigma says the slope."""
 
-    With compatibility="diffusers" the times of Karras sigmas are rounded, as in the reference.
-    """
+    options: ClassVar = KDPM2_OPTIONS
+    output_class = KDPM2DiscreteSchedulerOutput
+
+    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
+        return "dpm2", {}
+
+
+class KDPM2AncestralDiscreteScheduler(KDPM2Scheduler):
+    """DPM-Solver-2 with ancestral noise (k-diffusion, sample_dpm_2_ancestral)."""
 
     step_options: ClassVar = {"generator": None, "return_dict": True}
+    options: ClassVar = KDPM2_OPTIONS
     output_class = KDPM2AncestralDiscreteSchedulerOutput
 
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:

@@ -3,8 +3,6 @@
 import math
 from typing import Any, ClassVar
 
-import numpy as np
-
 from ..samplers import multistep
 from ..samplers.adams import ORDERS
 from ..schedules import Point
@@ -130,6 +128,7 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
     grid_options = ()
     terminal = 0.0
     upward = True
+    doubles = True
 
     def _validate(self, config: FrozenDict) -> None:
         super()._validate(config)
@@ -148,8 +147,9 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
         return schedule.at(t=float(self._noisiest(config)))
 
     def _points(self, config: FrozenDict, n: int, **options: Any) -> list[Point]:
-        points = super()._points(config, n, **options)
-        return points if points[0].ratio < points[-1].ratio else points[::-1]
+        placed = config.use_flow_sigmas or chosen_ramp(config) is not None
+        points = super()._points(config, max(n, 2) if placed else n, **options)
+        return points[::-1][:n]
 
     def _rounds(self, config: FrozenDict, ramp: str) -> bool:
         return ramp == "karras"
@@ -179,8 +179,10 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
         name = "sigma" if schedule.frame == "flow" else "ratio"
         return [schedule.at(**{name: s}) for s in reversed(values)]
 
-    def _training_times(self) -> np.ndarray:
-        return super()._training_times()[::-1]
+    def _sigma_points(self) -> list[Point]:
+        if self._plan is not None:
+            return super()._sigma_points()
+        return [*self._training_points(), self._last(self._options)]
 
     @property
     def noisiest_timestep(self) -> int:

@@ -1,5 +1,6 @@
 """How the configuration of a named scheduler becomes a plan."""
 
+import contextlib
 import inspect
 import math
 from abc import abstractmethod
@@ -96,7 +97,7 @@ class PlanMixin(ConfigMixin):
             # the field's files write null where a switch is off
             if not (config[name] is None and default is False):
                 check_kind(name, config[name], default)
-        spacings.check_count("num_train_timesteps", config.num_train_timesteps, MOST)
+        spacings.check_count("num_train_timesteps", config.get("num_train_timesteps", 1), MOST)
 
     @abstractmethod
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
@@ -182,10 +183,12 @@ class PlanMixin(ConfigMixin):
             n = spacings.check_count("num_inference_steps", num_inference_steps, train, why)
             points = self._points(config, n, **options)
             ends = last.ratio > 0 and math.isclose(points[-1].ratio, last.ratio, rel_tol=1e-9)
-            if ends and (self._copies or n == train):  # a last step of length zero, exactly
+            if ends and not self._copies:
+                with contextlib.suppress(ValueError):  # there may be no n + 1 levels
+                    points = self._points(config, n + 1, **options)[:-1]
+                    ends = False
+            if ends:  # a last step of length zero, exactly
                 points[-1] = replace(last, t=points[-1].t)
-            elif ends:
-                points = self._points(config, n + 1, **options)[:-1]
         elif timesteps is not None:
             points = self._at_timesteps(config, self._entries("timesteps", timesteps), **options)
         else:
@@ -235,7 +238,10 @@ class PlanMixin(ConfigMixin):
         end = self._exposed(last)
         values = sigmas[:-1] if math.isclose(sigmas[-1], end, rel_tol=1e-6) else sigmas
         if not values or values[-1] <= end:
-            raise ValueError(f"sigmas must end above {end:g}, where the sample ends; got {sigmas}")
+            way = "start" if self.upward else "end"
+            raise ValueError(
+                f"sigmas must {way} above {end:g}, where the sample {way}s; got {sigmas}"
+            )
         schedule = self._schedule(config)
         if schedule.frame == "flow":
             return [schedule.at(sigma=s) for s in values]

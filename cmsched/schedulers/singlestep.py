@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from .._messages import check_count
 from ..plan import Plan
 from ..samplers import multistep
 from ..samplers.runge_kutta import groups
@@ -11,6 +12,7 @@ from ..spacings import Grid
 from .base import Run
 from .config import FrozenDict
 from .multistep import FOREIGN
+from .plans import MOST
 from .solvers import FLOW_OPTIONS, SHIFT_OPTIONS, SOLVER_OPTIONS, SolverScheduler
 
 __all__ = ["DPMSolverSinglestepScheduler"]
@@ -65,7 +67,9 @@ class DPMSolverSinglestepScheduler(SolverScheduler):
 
     def get_order_list(self, num_inference_steps: int) -> list[int]:
         """Return the order of every stage of a run with so many."""
-        return self._stages(self.grid(num_inference_steps))
+        config, n = self._options, check_count("num_inference_steps", num_inference_steps, MOST)
+        ends = (*self._points(config, 1) * n, self._last(config))  # what lies between is the same
+        return self._stages(Grid(ends, self._schedule(config)))
 
     @property
     def order_list(self) -> list[int]:

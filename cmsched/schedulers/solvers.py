@@ -41,14 +41,16 @@ class SolverScheduler(BetaScheduler):
 
     use_flow_sigmas: samples are (1 - sigma) x0 + sigma eps, and levels are even in sigma, then
     shifted by flow_shift, or by e^mu (use_dynamic_shifting, mu of `set_timesteps`). With a ramp as
-    well, its levels of sigma / alpha are those of the flow.
+    well, its levels of sigma / alpha are those of the flow. Explicit sigmas of a flow are those
+    before the shift, as pipelines pass them; a list to the end, as `sigmas` is, has the levels
+    themselves.
 
     Class attributes of a scheduler:
         choices: the values of its options that have few.
         foreign: names of other solvers' options that mean one of these when a config is handed
             over.
         kept: kind and rank of the plan's slots that hold estimates of eps.
-        doubles: whether the reference's flow ends where its last step starts.
+        doubles: whether the reference's ramps and flows end where their last step starts.
     """
 
     prediction_types = ("epsilon", "sample", "v_prediction", "flow_prediction")
@@ -134,8 +136,9 @@ class SolverScheduler(BetaScheduler):
         return [self._truncated(schedule.at(ratio=r), rounds=rounds) for r in levels]
 
     def _finish(self, config: FrozenDict, grid: Grid) -> Grid:
-        flow = config.use_flow_sigmas and config.get("final_sigmas_type") != "zero"
-        if not (self._copies and self.doubles and flow):
+        placed = config.use_flow_sigmas or chosen_ramp(config) is not None
+        doubles = self.doubles and placed and config.get("final_sigmas_type") != "zero"
+        if not (self._copies and doubles):
             return grid
         return replace(grid, points=(*grid.points[:-1], grid.points[-2]))
 
@@ -155,12 +158,16 @@ class SolverScheduler(BetaScheduler):
     def _flow_sigmas(self, config: FrozenDict, n: int, shift: float) -> np.ndarray:
         """Return n shifted sigmas; before the shift they are even, and the next one is 0."""
         even = 1 - np.linspace(1, 1 / config.num_train_timesteps, n + 1)
-        return spacings.shifted(even[:0:-1], shift)
+        return self._moved(config, even[:0:-1], shift)
+
+    def _moved(self, config: FrozenDict, sigmas: np.ndarray, shift: float) -> np.ndarray:
+        """Return flow sigmas shifted."""
+        return spacings.shifted(sigmas, shift)
 
     def _ends(self, config: FrozenDict) -> tuple[float, float]:
         """Return the most and the least sigma / alpha of a ramp."""
         table = self._betas(config)
-        high, low = (table.at(t=t).ratio for t in table.span)
+        high, low = map(table.ratio_at, table.span)
         return config.get("sigma_max") or high, config.get("sigma_min") or low
 
     def _rounds(self, config: FrozenDict, ramp: str) -> bool:
@@ -200,6 +207,25 @@ class SolverScheduler(BetaScheduler):
                 " leave it out"
             )
         return super()._at_timesteps(config, timesteps)
+
+    def _at_sigmas(
+        self,
+        config: FrozenDict,
+        sigmas: list[float],
+        last: Point,
+        *,
+        mu: float | None = None,
+        **options: Any,
+    ) -> list[Point]:
+        whole = math.isclose(sigmas[-1], self._exposed(last), rel_tol=1e-6)
+        if not config.use_flow_sigmas or chosen_ramp(config) or whole:
+            if mu is not None:
+                self._once("mu has no effect on sigmas that are the levels themselves")
+            return super()._at_sigmas(config, sigmas, last)
+        moved = self._moved(config, np.array(sigmas), self._shift(config, mu)).tolist()
+        if math.isclose(moved[-1], last.sigma, rel_tol=1e-9) and not self._copies:
+            moved = moved[:-1]
+        return [self._truncated(self._schedule(config).at(sigma=s)) for s in moved]
 
     @property
     def alpha_t(self) -> Any:

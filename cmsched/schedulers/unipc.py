@@ -1,6 +1,5 @@
 """UniPC: predictor and corrector of any order."""
 
-import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,9 +24,6 @@ class UniPCMultistepScheduler(SolverScheduler):
 
     disable_corrector: numbers of the steps after which to leave the prediction as it is. solver_p:
     another scheduler, whose sampler is the predictor, along the levels of this one.
-
-    Explicit sigmas of a flow are those before the shift, as pipelines pass them; a list to the end,
-    as `sigmas` is, has the levels themselves.
     """
 
     options: ClassVar = {
@@ -133,25 +129,6 @@ class UniPCMultistepScheduler(SolverScheduler):
         if self._copies and abs(sigmas[0] - 1.0) < AWAY:
             sigmas[0] -= AWAY
         return sigmas
-
-    def _at_sigmas(
-        self,
-        config: FrozenDict,
-        sigmas: list[float],
-        last: Point,
-        *,
-        mu: float | None = None,
-        **options: Any,
-    ) -> list[Point]:
-        whole = math.isclose(sigmas[-1], self._exposed(last), rel_tol=1e-6)
-        if not config.use_flow_sigmas or chosen_ramp(config) or whole:
-            if mu is not None:
-                self._once("mu has no effect on sigmas that are the levels themselves")
-            return super()._at_sigmas(config, sigmas, last)
-        moved = self._moved(config, np.array(sigmas), self._shift(config, mu)).tolist()
-        if math.isclose(moved[-1], last.sigma, rel_tol=1e-9) and not self._copies:
-            moved = moved[:-1]
-        return [self._truncated(self._schedule(config).at(sigma=s)) for s in moved]
 
     def time_shift(self, mu: float, sigma: float, t: Any) -> Any:
         """Return s / (s + (1 / t - 1)^sigma), s = e^mu, or mu ("linear"); t may be an array."""

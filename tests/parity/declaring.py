@@ -17,10 +17,15 @@ from .lifted import Draws, reference
 Where = Callable[[Space, Case], bool]
 SCOPES = ("all", "but the estimate", "but the last step", "none", "none as installed")
 
-DDIM, DDPM, LCM = ("DDIMScheduler",), ("DDPMScheduler",), ("LCMScheduler",)
+DDIM = ("DDIMScheduler", "DDIMParallelScheduler")
+DDPM = ("DDPMScheduler", "DDPMParallelScheduler")
+INVERSE, LCM, TCD = ("DDIMInverseScheduler",), ("LCMScheduler",), ("TCDScheduler",)
+DECODER = ("ConsistencyDecoderScheduler",)
 CM, HEUN = ("CMStochasticIterativeScheduler",), ("HeunDiscreteScheduler",)
 EULER, ANCESTRAL = ("EulerDiscreteScheduler",), ("EulerAncestralDiscreteScheduler",)
 DPM = ("DPMSolverMultistepScheduler",)
+KDPM = ("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
+SDE, LMS, EDM = ("DPMSolverSDEScheduler",), ("LMSDiscreteScheduler",), ("EDMEulerScheduler",)
 X = runs.normal((2, 3, 4, 5), torch.float64, 10)
 EPS = runs.normal((2, 3, 4, 5), torch.float64, 11)
 
@@ -138,7 +143,8 @@ def quick(scheduler: Any, n: int, **options: Any) -> torch.Tensor:
     """The first step of a run."""
     scheduler.set_timesteps(n)
     t = scheduler.timesteps[0]
-    scheduler.scale_model_input(X, t)
+    if hasattr(scheduler, "scale_model_input"):  # a flow has none
+        scheduler.scale_model_input(X, t)
     return scheduler.step(EPS, t, X, **options).prev_sample
 
 

@@ -160,10 +160,12 @@ class Space:
         cut_times: the reference cuts times that lie between training steps to integers.
         velocity: the reference has `get_velocity`.
         add_noise: how noise is added to clean samples at times; None where it cannot be.
+        usual: a number of steps that the class takes.
         fresh: what a case is changed to before tables are compared, where what the reference shows
             then is a declared difference.
         reference_only: public names of the reference that are its own affair, with the reason.
         loop_gives: parameters of `step` that `loop` fills in.
+        parts: methods that take the place of `step`, or stand beside it.
         given: the arrays that a plan takes in `given=`, of a case and a dtype.
         output: what the network says, of a case, the evaluation, and unit normals of its shape.
         making: how GIVEN is made, by factor, of a case.
@@ -182,9 +184,11 @@ class Space:
     cut_times: bool = False
     velocity: bool = False
     add_noise: Callable[..., torch.Tensor] | None = plain_noise
+    usual: int = 4
     fresh: Mapping[str, Any] = field(default_factory=dict)
     reference_only: Mapping[str, str] = field(default_factory=dict)
     loop_gives: Sequence[str] = ()
+    parts: Sequence[str] = ()
     given: Callable[[Case, torch.dtype], Mapping[str, torch.Tensor] | None] = lambda case, dtype: (
         None
     )

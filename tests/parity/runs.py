@@ -11,7 +11,7 @@ import torch
 
 import cmsched
 
-from .grid import Case, Space, is_given
+from .grid import Case, Space, is_given, stepping
 from .lifted import Draws, reference
 
 ESTIMATES = ("pred_original_sample", "denoised")
@@ -29,6 +29,7 @@ class Run:
     estimates: list[torch.Tensor | None] = field(default_factory=list)
     others: list[Mapping[str, torch.Tensor]] = field(default_factory=list)  # further fields
     draws: list[list[torch.Tensor]] = field(default_factory=list)
+    first_draws: list[list[torch.Tensor]] = field(default_factory=list)  # of a plan's start
 
     @property
     def arrays(self) -> list[torch.Tensor]:
@@ -144,9 +145,12 @@ def through_habit(
         warnings.filterwarnings("ignore", ".*no effect.*")
         scheduler.set_timesteps(**{"xp": "torch", **space.calls(case)})
         run = Run(
-            scheduler.timesteps.numpy(), np.asarray(scheduler.sigmas), scheduler.init_noise_sigma
+            scheduler.timesteps.numpy(),
+            np.asarray(scheduler.sigmas) if space.sigmas else None,
+            scheduler.init_noise_sigma,
         )
-        takes = "generator" in inspect.signature(scheduler.step).parameters
+        takes = space.loop is not stepping
+        takes = takes or "generator" in inspect.signature(scheduler.step).parameters
 
         def source(i: int) -> dict[str, Any]:
             run.draws.append([])
@@ -181,7 +185,8 @@ def through_plan(space: Space, case: Case, draws: list[list[torch.Tensor]], *, l
     draws = space.draws(case, draws)
     if plan.layout.start_draws:
         first, *draws = draws
-        state = cmsched.init(plan, z, rng=queue(first, []), **more)
+        run.first_draws.append([])
+        state = cmsched.init(plan, z, rng=queue(first, run.first_draws[0]), **more)
     else:
         state = cmsched.init(plan, z, **more)
     if start := entry(space, case, len(plan)):

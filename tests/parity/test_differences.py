@@ -93,10 +93,12 @@ def test_lcm_options_without_effect(option: dict, recwarn: pytest.WarningsRecord
     assert not recwarn.list
 
 
-def test_set_alpha_to_one_of_lcm() -> None:
+@pytest.mark.parametrize("cls", [cmsched.LCMScheduler, cmsched.TCDScheduler])
+def test_set_alpha_to_one_of_distilled_networks(cls: type) -> None:
+    """It is shown, and no step goes there, as in the reference."""
     plans = []
     for flag in (True, False):
-        scheduler = cmsched.LCMScheduler(set_alpha_to_one=flag)
+        scheduler = cls(set_alpha_to_one=flag)
         assert (float(scheduler.final_alpha_cumprod) == 1.0) == flag
         plans.append(scheduler.plan(4))
     assert plans[0] == plans[1]

@@ -57,14 +57,15 @@ def compare(mine: runs.Run, ref: runs.Run, steps: int, *, lifted: bool, estimate
                 assert error(found, expected, wide) <= bound, f"{key} {i}"
 
 
-def compare_draws(space: Space, mine: runs.Run, ref: runs.Run) -> None:
+def compare_draws(space: Space, mine: runs.Run, wanted: list[list[torch.Tensor]]) -> None:
     """The same noise, but for what the reference multiplies by zero."""
-    for i, (used, drawn) in enumerate(zip(mine.draws, ref.draws, strict=True)):
+    draws = [*mine.first_draws, *mine.draws]
+    for i, (used, drawn) in enumerate(zip(draws, wanted, strict=True)):
         if len(used) != len(drawn):
             assert not used, f"draws of step {i}"
             # zero noise is reached by the last step, or the one before a step of length zero
             assert space.step_draws_last, f"draws of step {i}"
-            assert i >= len(ref.draws) - 2, f"draws of step {i}"
+            assert i >= len(wanted) - 2, f"draws of step {i}"
 
 
 def compare_tables(
@@ -97,7 +98,7 @@ def test_parity(space: Space, case: Case, lifted: bool) -> None:
     if not lifted and (case["n"] == TRAIN or "none as installed" in scopes):
         scopes.add("none")
     if "none" in scopes:
-        draws = [[runs.normal(case["shape"], runs.dtype_of(lifted), 4)] for _ in range(200)]
+        draws = [[runs.normal(case["shape"], runs.dtype_of(lifted), 4)] * 100] * 600
         for run in (runs.through_habit, runs.through_plan):
             mine = run(space, case, draws, lifted=lifted)
             assert all(torch.isfinite(x).all() for x in mine.arrays)
@@ -112,7 +113,8 @@ def test_parity(space: Space, case: Case, lifted: bool) -> None:
         mine = run(space, case, ref.draws, lifted=lifted)
         assert len(mine.samples) == len(ref.samples)
         compare(mine, ref, steps, lifted=lifted, estimates="but the estimate" not in scopes)
-        compare_draws(space, mine, ref)
+        planned = run is runs.through_plan
+        compare_draws(space, mine, space.draws(asked, ref.draws) if planned else ref.draws)
         if steps < len(mine.samples):  # a step of length zero
             before = mine.samples[-2] if steps else mine.inputs[0]
             assert error(mine.samples[-1], before, size(before)) <= (
@@ -128,6 +130,7 @@ def test_compatibility_changes_only_what_is_declared(space: Space, case: Case) -
     copied = [d for d in DIFFERENCES if d.copied and d.met(space, case)]
     same = np.array_equal(paper.timesteps, copy.timesteps) and len(paper) == len(copy)
     same = same and all(map(equal_rows, paper.rows, copy.rows))
+    same = same and (paper.layout is not None or paper.grid.points == copy.grid.points)
     assert same != bool(copied), [d.name for d in copied]
 
 
@@ -179,13 +182,15 @@ def test_before_set_timesteps(name: str) -> None:
         case = {key: plain.get(key, value) for key, value in case.items()}
         with reference(name, Draws(), lifted=True) as cls:
             ref = cls(**space.options(case))
-            scale = float(getattr(ref, "init_noise_sigma", 1.0))
+            scale = getattr(ref, "init_noise_sigma", None)
             tables = {key: getattr(ref, key).numpy() for key in space.tables}
         mine = runs.ours(space, case)
         for key, value in tables.items():
             np.testing.assert_allclose(np.asarray(getattr(mine, key)), value, rtol=1e-9, atol=1e-12)
-        assert mine.init_noise_sigma == pytest.approx(scale, rel=1e-9)
-        assert len(mine) == case.get("num_train_timesteps", len(mine))
+        if scale is not None:
+            assert mine.init_noise_sigma == pytest.approx(float(scale), rel=1e-9)
+        if "num_train_timesteps" in case:
+            assert len(mine) == case["num_train_timesteps"]
 
 
 NOISING = [param for param in CASES if param.values[1]["n"] in (3, 7, TRAIN)]
@@ -225,7 +230,7 @@ def test_any_training_timestep(name: str) -> None:
     space = SPACES[name]
     if space.sigmas:  # the others know the run's own
         mine = runs.ours(space, space.default)
-        if "num_train_timesteps" in space.factors:
+        if "num_train_timesteps" in space.factors and "timesteps" not in space.tables:
             train = space.default["num_train_timesteps"]
             assert len(mine.timesteps) == train * mine.order - mine.order + 1
         return
@@ -234,7 +239,7 @@ def test_any_training_timestep(name: str) -> None:
     with reference(name, Draws(), lifted=True) as cls:
         ref, mine = cls(), getattr(cmsched, name)(compatibility="diffusers")
         for what in ("add_noise", "get_velocity"):
-            if not hasattr(ref, what):
+            if not hasattr(ref, what) or space.add_noise is None:
                 continue
             expected = getattr(ref, what)(x0, z, times)
             assert error(getattr(mine, what)(x0, z, times), expected, size(expected)) <= LIFTED
@@ -294,9 +299,9 @@ def test_lifting() -> None:
             draws = Draws()
             with reference(name, draws, lifted=lifted) as cls:
                 scheduler = cls()
-                scheduler.set_timesteps(4)
+                scheduler.set_timesteps(space.usual)
                 for key in {*space.tables, "sigmas"} - {"final_alpha_cumprod", "timesteps"}:
-                    if hasattr(scheduler, key):
+                    if getattr(scheduler, key, None) is not None:
                         assert getattr(scheduler, key).dtype == dtype, (name, key)
         assert torch.get_default_dtype() == torch.float32
     for name in SPACES:

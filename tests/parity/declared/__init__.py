@@ -1,3 +1,3 @@
 """The differences, one file a family; `shared` has the themes of several."""
 
-from . import first_order, flow, linear, shared, sigma, solvers  # noqa: F401
+from . import first_order, flow, linear, score, shared, sigma, solvers  # noqa: F401

@@ -4,13 +4,38 @@ import functools
 import math
 from typing import Any
 
+import pytest
 import torch
 
 from .. import runs
-from ..declaring import DDIM, DDPM, EPS, LCM, X, both, close, constant, differs, ours, quick, theirs
-from ..grid import GIVEN, Case
+from ..declaring import (
+    DDIM,
+    DDPM,
+    DECODER,
+    EPS,
+    INVERSE,
+    LCM,
+    TCD,
+    X,
+    both,
+    close,
+    constant,
+    differs,
+    ours,
+    quick,
+    theirs,
+)
+from ..grid import GIVEN, TRAIN, Case, count
 from ..lifted import Draws, reference
-from .shared import LIMITS, UNNEEDED_NOISE, VARIANCES
+from ..spaces import SPACES
+from .shared import (
+    LAST_STEP_OF_LENGTH_ZERO,
+    LIMITS,
+    PRECISION,
+    REJECTED_OPTIONS,
+    UNNEEDED_NOISE,
+    VARIANCES,
+)
 
 DDIM_STRIDE = differs(
     "end of a DDIM step",
@@ -22,6 +47,8 @@ DDIM_STRIDE = differs(
 
 @DDIM_STRIDE.proves
 def ddim_stride() -> None:
+    """A step of an exact network ends at the next marginal, or beside it."""
+
     def misses(scheduler: Any) -> float:
         """How far from the next marginal a step of an exact network ends."""
         scheduler.set_timesteps(30)
@@ -162,3 +189,319 @@ def residue() -> None:
     for mode in both():
         terms = ours(DDIM, mode, **options).plan(7, eta=1.0).rows[0].statements[-1][1]
         assert 0 not in [value for value, _, _ in terms], "the sample is not read"
+
+
+DDIM_STRIDE.concerns(
+    INVERSE,
+    where=lambda space, case: (
+        case["timestep_spacing"] == "trailing" and case["num_train_timesteps"] % count(case) != 0
+    ),
+)
+
+
+@DDIM_STRIDE.proves
+def inverse_stride() -> None:
+    """A step of the inversion begins where the one before ended; in the reference a stride below
+    where it goes.
+
+    Then inversion and DDIM go through the same levels.
+    """
+    options = {"timestep_spacing": "trailing", "set_alpha_to_one": False}
+    n, bar = 30, ours(INVERSE).alphas_cumprod
+    for mode, gap in (("paper", None), ("diffusers", 33)):
+        scheduler = ours(INVERSE, mode, **options)
+        scheduler.set_timesteps(n)
+        went = scheduler.timesteps
+        start = scheduler.plan(n).points[10].alpha ** 2
+        assert close(start, bar[went[9] if gap is None else went[10] - gap])
+    with theirs(INVERSE, **options) as scheduler:
+        scheduler.set_timesteps(n)
+        t = scheduler.timesteps[10]
+        after = scheduler.step(torch.zeros_like(X), t, X).prev_sample
+        x0 = (X / bar[t - 33] ** 0.5).clamp(-1, 1)
+        assert close(after, x0 * bar[t] ** 0.5)
+    assert went[10] - 33 != went[9]
+
+
+LAST_STEP_OF_LENGTH_ZERO.concerns(
+    INVERSE,
+    where=lambda space, case: (
+        not case["set_alpha_to_one"]
+        and case["timestep_spacing"] == "leading"
+        and not case["steps_offset"]
+        and case["n"] != TRAIN
+    ),
+)
+
+
+@LAST_STEP_OF_LENGTH_ZERO.proves
+def inverse_of_length_zero() -> None:
+    """The same at the other end: an inversion that starts from timestep 0 does not step to it."""
+    options = {"set_alpha_to_one": False, "clip_sample": False}
+    with theirs(INVERSE, **options) as scheduler:
+        assert close(quick(scheduler, 5), X)
+    for mode in both():
+        assert close(quick(ours(INVERSE, mode, **options), 5), X) == (mode == "diffusers")
+
+
+LIMITS.concerns(INVERSE)
+
+
+@LIMITS.proves
+def clean_start() -> None:
+    """Raises and says so; in the reference the noise of clean data is 0 / 0.
+
+    ArXiv:2010.02502, eq. 12: eps = (x - alpha x0) / sigma is not defined where sigma = 0.
+    """
+    options = {"prediction_type": "sample"}
+    with theirs(INVERSE, **options) as scheduler:
+        assert not torch.isfinite(quick(scheduler, 4)).any()
+    for mode in both():
+        with pytest.raises(ValueError, match="set_alpha_to_one=False"):
+            ours(INVERSE, mode, **options)
+
+
+PRECISION.concerns(
+    INVERSE,
+    where=lambda space, case: (
+        case["beta_schedule"] == "squaredcos_cap_v2"
+        and case["trained_betas"] is None
+        and case["prediction_type"] == "sample"
+    ),
+    scope="none as installed",
+)
+
+
+@PRECISION.proves
+def first_levels() -> None:
+    """Computed from float64 tables; in single precision the reference is as far from its own double
+    precision as from us.
+
+    eps = (x - alpha x0) / sqrt(1 - alpha_bar) at the first steps of a cosine schedule, 1e-5.
+    """
+    space = SPACES[INVERSE[0]]
+    case = {**space.default, "n": 3, "beta_schedule": "squaredcos_cap_v2"}
+    case |= {"prediction_type": "sample", "set_alpha_to_one": False, "steps_offset": 1}
+    exact, single = (runs.through_diffusers(space, case, lifted=lifted) for lifted in (True, False))
+    assert not close(single.samples[0], exact.samples[0], 1e-4)
+    assert close(runs.through_plan(space, case, [[]] * 3, lifted=True).samples[0], exact.samples[0])
+
+
+REJECTED_OPTIONS.concerns(INVERSE)
+
+
+@REJECTED_OPTIONS.proves
+def inverse_linspace() -> None:
+    """timestep_spacing="linspace" inverts what DDIM does with it."""
+    with (
+        theirs(INVERSE, timestep_spacing="linspace") as scheduler,
+        pytest.raises(ValueError, match="not supported"),
+    ):
+        scheduler.set_timesteps(4)
+    for mode in both():
+        pair = [ours(names, mode, timestep_spacing="linspace") for names in (DDIM, INVERSE)]
+        down, up = (scheduler.plan(4).timesteps.tolist() for scheduler in pair)
+        assert up == down[::-1] == [0, 333, 666, 999]
+
+
+REJECTED_OPTIONS.concerns(
+    TCD,
+    where=lambda space, case: case["clip_sample"] or case["thresholding"],
+    scope="none",
+)
+
+
+@REJECTED_OPTIONS.proves
+def tcd_projects() -> None:
+    """clip_sample and thresholding act on the estimate of x0, as in every other class.
+
+    The step is the paper's (arXiv:2402.19159, algorithm 4) with the clipped x0 and the output eps.
+    """
+    for options, seen in (
+        ({"clip_sample": True, "clip_sample_range": 0.5}, lambda x0: x0.clamp(-0.5, 0.5)),
+        ({"thresholding": True, "sample_max_value": 1.0}, lambda x0: x0.clamp(-1, 1)),
+    ):
+        with theirs(TCD, **options) as scheduler:
+            ignored = quick(scheduler, 2, eta=0.0)
+        with theirs(TCD) as scheduler:
+            assert close(ignored, quick(scheduler, 2, eta=0.0))
+        for mode in both():
+            scheduler = ours(TCD, mode, **options)
+            bar = scheduler.alphas_cumprod
+            t, s = scheduler.plan(2).timesteps.tolist()
+            x0 = seen((X - (1 - bar[t]) ** 0.5 * EPS) / bar[t] ** 0.5)
+            wanted = bar[s] ** 0.5 * x0 + (1 - bar[s]) ** 0.5 * EPS
+            assert close(quick(scheduler, 2, eta=0.0), wanted)
+            assert not close(ignored, wanted)
+
+
+REJECTED_OPTIONS.concerns(DDIM)
+
+
+@REJECTED_OPTIONS.proves
+def mean_of_rows() -> None:
+    """batch_step_no_noise takes any eta: the step without its noise; the reference asserts 0."""
+    with theirs(("DDIMParallelScheduler",)) as scheduler:
+        scheduler.set_timesteps(4)
+        with pytest.raises(AssertionError):
+            scheduler.batch_step_no_noise(EPS, scheduler.timesteps[:2], X, eta=0.5)
+    for mode in both():
+        scheduler = ours(("DDIMParallelScheduler",), mode)
+        scheduler.set_timesteps(4)
+        t = scheduler.timesteps[1]
+        zero = torch.zeros_like(X)
+        wanted = scheduler.step(EPS, t, X, eta=0.5, variance_noise=zero).prev_sample
+        found = scheduler.batch_step_no_noise(EPS, torch.stack([t, t]), X, eta=0.5)
+        assert close(found, wanted)
+
+
+DISTILLED_TIMES = differs(
+    "timesteps of distilled networks",
+    "TCD's original_inference_steps= is the number of steps that the distillation used, as in the "
+    "configuration; the consistency decoder visits the network's own times next to all and to half "
+    "of the training steps",
+    "any original_inference_steps= means all training steps; the decoder visits 1008 and 512 of "
+    "any number",
+    right="the documentation of set_timesteps, and LCM's, which means the former; "
+    "round_timesteps of github.com/openai/consistencydecoder",
+)
+DISTILLED_TIMES.concerns(
+    TCD,
+    where=lambda space, case: (
+        case["set.original_inference_steps"] not in (None, case["num_train_timesteps"])
+        and case["set.timesteps"] is None
+    ),
+).concerns(DECODER, where=lambda space, case: case["num_train_timesteps"] != 1024)
+
+
+@DISTILLED_TIMES.proves
+def original_steps() -> None:
+    """TCD: the same number by either way means the same timesteps."""
+    right, full = [999, 759, 499, 259], [999, 749, 499, 249]
+    with theirs(TCD) as scheduler:
+        for options, times in (({}, right), ({"original_inference_steps": 50}, full)):
+            scheduler.set_timesteps(4, **options)
+            assert scheduler.timesteps.tolist() == times
+    for mode, times in (("paper", right), ("diffusers", full)):
+        assert ours(TCD, mode).plan(4).timesteps.tolist() == right
+        assert ours(TCD, mode).plan(4, original_inference_steps=50).timesteps.tolist() == times
+
+
+@DISTILLED_TIMES.proves
+def decoder_times() -> None:
+    """The decoder: proportional, and the published ones for the published number."""
+    with theirs(DECODER, num_train_timesteps=2048) as scheduler:
+        scheduler.set_timesteps(2)
+        assert scheduler.timesteps.tolist() == [1008, 512]
+    for train, mode, times in (
+        (1024, "paper", [1008, 512]),
+        (2048, "paper", [2016, 1024]),
+        (2048, "diffusers", [1008, 512]),
+    ):
+        plan = ours(DECODER, mode, num_train_timesteps=train).plan(2)
+        assert plan.timesteps.tolist() == times
+
+
+UNNEEDED_NOISE.concerns(TCD)
+
+
+@UNNEEDED_NOISE.proves
+def tcd_strength() -> None:
+    """A cut TCD run: the reference counts to the length before the cut, and draws for nothing."""
+    draws = Draws()
+    chosen = {"timesteps": [999, 759, 499, 259], "strength": 0.5}
+    with reference("TCDScheduler", draws, lifted=True) as cls:
+        scheduler = cls()
+        scheduler.set_timesteps(**chosen)
+        for t in scheduler.timesteps:
+            scheduler.step(EPS, t, X)
+    assert len(draws.handed_over()) == 2
+    for mode in both():
+        assert [len(row.draws) for row in ours(TCD, mode).plan(**chosen).rows] == [1, 0]
+
+
+ROWS = differs(
+    "steps of many rows at once",
+    "every row is what step makes of it alone; in the reference DDPM's rows go a stride down, "
+    "whatever the next timestep is, and DDIM's end at alpha_bar = 1 for either set_alpha_to_one",
+    right="arXiv:2305.16317, algorithm 1: the same drift, evaluated in parallel",
+).concerns((*DDIM, *DDPM))
+
+
+@ROWS.proves
+def ddpm_rows() -> None:
+    """DDPM: the mean of step, whatever the timesteps are."""
+
+    def misses(scheduler: Any) -> float:
+        """How far a row is from the step, in the mean."""
+        scheduler.set_timesteps(30)
+        t = scheduler.timesteps[20]
+        small = scheduler._get_variance(t)
+        after = scheduler.step(EPS, t, X, generator=torch.Generator().manual_seed(0))
+        z = torch.randn(X.shape, generator=torch.Generator().manual_seed(0), dtype=X.dtype)
+        rows = scheduler.batch_step_no_noise(EPS, torch.stack([t, t]), X)
+        return float((after.prev_sample - small**0.5 * z - rows).abs().max())
+
+    names, options = ("DDPMParallelScheduler",), {"timestep_spacing": "linspace"}
+    draws = Draws()
+    with reference(names[0], draws, lifted=True) as cls:
+        scheduler = cls(**options)
+        scheduler.set_timesteps(30)
+        t = scheduler.timesteps[20]
+        after = scheduler.step(EPS, t, X).prev_sample
+        mean = after - scheduler._get_variance(t) ** 0.5 * draws.handed_over()[0]
+        rows = scheduler.batch_step_no_noise(EPS, torch.stack([t, t]), X)
+        assert float((mean - rows).abs().max()) > 1e-3
+    for mode in both():
+        assert misses(ours(names, mode, **options)) < 1e-12
+
+
+@ROWS.proves
+def ddim_rows() -> None:
+    """DDIM: the end of the last step is that of the configuration."""
+    names, options = ("DDIMParallelScheduler",), {"set_alpha_to_one": False, "clip_sample": False}
+
+    def misses(scheduler: Any) -> bool:
+        scheduler.set_timesteps(4)
+        t = scheduler.timesteps[-1]
+        rows = scheduler.batch_step_no_noise(EPS, torch.stack([t, t]), X)
+        return not close(rows, scheduler.step(EPS, t, X).prev_sample)
+
+    with theirs(names, **options) as scheduler:
+        assert misses(scheduler)
+    for mode in both():
+        assert not misses(ours(names, mode, **options))
+
+
+VARIANCES.concerns(DDPM)
+
+
+@VARIANCES.proves
+def variance_by_name() -> None:
+    """_get_variance is a variance for every type; the reference's is a std, a log or the head.
+
+    ArXiv:2305.16317's pipeline takes its root, whatever the type is.
+    """
+    names = ("DDPMParallelScheduler",)
+    with theirs(names) as scheduler:
+        scheduler.set_timesteps(4)
+        small = float(scheduler._get_variance(500))
+        large = float(scheduler._get_variance(500, variance_type="fixed_large"))
+        assert close(scheduler._get_variance(500, variance_type="fixed_small_log"), small**0.5)
+        assert close(scheduler._get_variance(500, variance_type="fixed_large_log"), math.log(large))
+        bounds = [
+            scheduler._get_variance(500, torch.tensor(v), variance_type="learned_range")
+            for v in (-1.0, 1.0)
+        ]
+        assert close(bounds, [math.log(small), math.log(large)])
+    for mode in both():
+        scheduler = ours(names, mode)
+        scheduler.set_timesteps(4)
+        for kind, wanted in (("small", small), ("large", large)):
+            for log in ("", "_log"):
+                found = scheduler._get_variance(500, variance_type=f"fixed_{kind}{log}")
+                assert close(found, wanted)
+        for v, wanted in ((-1.0, small), (1.0, large)):
+            head = torch.full((2, 1), v)
+            assert close(scheduler._get_variance(500, head, "learned_range"), wanted, 1e-6)
+            assert close(scheduler._get_variance(500, head, "learned"), math.exp(v), 1e-6)

@@ -135,9 +135,8 @@ def churn() -> None:
             plan = scheduler.plan(20, s_churn=4.0)
             assert plan.layout.stochastic
             # of data that are one point an exact network makes that point
-            x0 = 0.3
-            out = cmsched.sample(lambda x, t: (x - x0) / (t / 1000), plan, X, rng=0)
-            assert close(out, torch.full_like(X, x0), 1e-9)
+            out = cmsched.sample(lambda x, t: (x - 0.3) / (t / 1000), plan, X, rng=0)
+            assert close(out, torch.full_like(X, 0.3), 1e-9)
 
 
 PREDICTIONS.concerns(
@@ -166,6 +165,27 @@ def inverted_and_stochastic() -> None:
         scheduler.set_timesteps(4)
         x = (1 - scheduler.sigmas[3]) * eps + scheduler.sigmas[3] * x0
         assert close(scheduler.step(x0 - eps, scheduler.timesteps[3], x).prev_sample, x0)
+
+
+@PREDICTIONS.proves
+def noise_of_inverted_levels() -> None:
+    """scale_noise gives the sample at a timestep's level; with invert_sigmas the reference's gives
+    noise where there is none, and none at the start.
+
+    ArXiv:2209.03003, eq. 1.
+    """
+    for scheduler, first in (
+        *((ours(FLOW_EULER, mode, invert_sigmas=True), EPS) for mode in both()),
+        (inverted_reference(), X),
+    ):
+        scheduler.set_timesteps(4)
+        assert close(scheduler.scale_noise(X, scheduler.timesteps[:1], EPS), first)
+
+
+def inverted_reference() -> Any:
+    """A scheduler of the reference."""
+    with theirs(FLOW_EULER, invert_sigmas=True) as scheduler:
+        return scheduler
 
 
 UNNEEDED_NOISE.concerns(FLOW_EULER)
@@ -239,7 +259,7 @@ def stretched_to_nothing() -> None:
         scheduler.set_timesteps(1)
         assert torch.isnan(scheduler.sigmas[0])
     for mode in both():
-        with pytest.raises(ValueError, match="shift_terminal=0.1"):
+        with pytest.raises(ValueError, match=r"shift_terminal=0\.1"):
             ours(FLOW_EULER, mode, shift_terminal=0.1).set_timesteps(1)
 
 
@@ -253,6 +273,7 @@ def tables_of_a_flow() -> None:
 
     Rounding is not part of any paper.
     """
+
     def half(scheduler: Any) -> torch.Tensor:
         scheduler.set_timesteps(3)
         x = runs.normal((2, 3, 4), torch.float16, 0)

@@ -44,6 +44,10 @@ ONE_LINSPACE_STEP = differs(
 
 @ONE_LINSPACE_STEP.proves
 def linspace_one() -> None:
+    """The last timestep of one spaced linearly; the reference takes the first of two.
+
+    A sample starts from noise (arXiv:2006.11239, algorithm 2).
+    """
     for name in ("DDIMScheduler", "HeunDiscreteScheduler"):
         options = {"timestep_spacing": "linspace"}
         for scheduler, first in (
@@ -74,6 +78,7 @@ LAST_STEP_OF_LENGTH_ZERO = differs(
 
 @LAST_STEP_OF_LENGTH_ZERO.proves
 def step_of_length_zero() -> None:
+    """The levels of a ramp end at the last level, which would be visited twice."""
     options = {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}
     with theirs(EULER, **options) as scheduler:
         scheduler.set_timesteps(5)
@@ -183,6 +188,16 @@ PREDICTIONS = differs(
 )
 
 
+LIST_OF_LEVELS = differs(
+    "the levels of a run and their end",
+    "n steps go along n levels to the end, at the times that belong to them; the "
+    "reference's interpolation_type=log_linear stops before the end, and its last explicit "
+    "sigma is always the end",
+    right="a step of the loop goes from one level to the next, the network is told which, and a "
+    "terminal entry is recognised and not doubled",
+)
+
+
 LIMITS = differs(
     "coefficients in their limit",
     "where alpha, sigma or the length of a step is 0, the limit; the reference divides zero "
@@ -258,8 +273,8 @@ def zero_snr() -> None:
 
 
 REJECTED_OPTIONS = differs(
-    "options that the reference rejects",
-    "they work as they are documented; the reference raises",
+    "options that the reference rejects or ignores",
+    "they work as they are documented; the reference raises, or heeds them nowhere",
     right="nothing in the method forbids them",
 )
 

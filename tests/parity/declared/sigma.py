@@ -12,9 +12,13 @@ import cmsched
 from .. import runs
 from ..declaring import (
     ANCESTRAL,
+    EDM,
     EPS,
     EULER,
     HEUN,
+    KDPM,
+    LMS,
+    SDE,
     X,
     both,
     close,
@@ -23,8 +27,19 @@ from ..declaring import (
     quick,
     ramped,
     theirs,
+    zero_length,
 )
-from .shared import PREDICTIONS, REJECTED_OPTIONS
+from ..spaces import SPACES
+from .shared import (
+    LAST_STEP_OF_LENGTH_ZERO,
+    LIST_OF_LEVELS,
+    NO_SUCH_RUN,
+    ONE_LINSPACE_STEP,
+    PRECISION,
+    PREDICTIONS,
+    REJECTED_OPTIONS,
+)
+from .solvers import TIMES_BETWEEN
 
 
 def final_std(plan: cmsched.Plan) -> float:
@@ -45,7 +60,7 @@ CHURN = differs(
     "the network sees the sample, then noise is added",
     right="arXiv:2206.00364, algorithm 2, lines 5 to 7: the denoiser is evaluated at x-hat",
 ).concerns(
-    EULER,
+    (*EULER, *EDM),
     where=lambda space, case: (
         case["step.s_churn"] > 0
         and any(
@@ -61,23 +76,14 @@ def churn() -> None:
     spread = {mode: final_std(ours(EULER, mode).plan(20, s_churn=5.0)) for mode in both()}
     assert spread["paper"] < 1e-7, "all data are one point, so all samples are"
     assert spread["diffusers"] > 0.01
-    with theirs(EULER) as scheduler:
-        scheduler.set_timesteps(5)
-        t = scheduler.timesteps[0]
-        seen = scheduler.scale_model_input(X, t)
-        assert close(seen, X / math.hypot(scheduler.sigmas[0], 1)), "the network sees no churn"
-    with pytest.raises(ValueError, match="already seen"):
-        quick(ours(EULER, "paper"), 5, s_churn=1.0)
-
-
-LIST_OF_LEVELS = differs(
-    "the levels of a run and their end",
-    "n steps go along n levels to the end, at the times that belong to them; the "
-    "reference's interpolation_type=log_linear stops before the end, and its last explicit "
-    "sigma is always the end",
-    right="a step of the loop goes from one level to the next, the network is told which, and a "
-    "terminal entry is recognised and not doubled",
-)
+    for names, data in ((EULER, 1.0), (EDM, 0.5)):
+        with theirs(names) as scheduler:
+            scheduler.set_timesteps(5)
+            t = scheduler.timesteps[0]
+            seen = scheduler.scale_model_input(X, t)
+            assert close(seen, X / math.hypot(scheduler.sigmas[0], data)), "it sees no churn"
+        with pytest.raises(ValueError, match="already seen"):
+            quick(ours(names, "paper"), 5, s_churn=1.0)
 
 
 LIST_OF_LEVELS.concerns(
@@ -153,7 +159,7 @@ def velocity() -> None:
 
 
 PREDICTIONS.concerns(
-    EULER, where=lambda space, case: case["step.s_churn"] > 0, scope="but the estimate"
+    (*EULER, *EDM), where=lambda space, case: case["step.s_churn"] > 0, scope="but the estimate"
 )
 
 
@@ -179,24 +185,27 @@ def churned_estimate() -> None:
 
 
 REJECTED_OPTIONS.concerns(
-    ANCESTRAL, where=lambda space, case: case["prediction_type"] == "sample", scope="none"
+    (*ANCESTRAL, *KDPM, *SDE),
+    where=lambda space, case: case["prediction_type"] == "sample",
+    scope="none",
 )
 
 
 @REJECTED_OPTIONS.proves
-def ancestral_sample() -> None:
+def sample_prediction() -> None:
     """Works; the reference raises NotImplementedError.
 
     X0 = m needs nothing else.
     """
-    with (
-        theirs(ANCESTRAL, prediction_type="sample") as scheduler,
-        pytest.raises(NotImplementedError),
-    ):
-        quick(scheduler, 4)
-    for mode in both():
-        plan = ours(ANCESTRAL, mode, prediction_type="sample").plan(3)
-        assert close(cmsched.sample(lambda x, t: EPS, plan, X, rng=0), EPS)
+    for name in (*ANCESTRAL, *KDPM, *SDE):
+        with (
+            theirs((name,), prediction_type="sample") as scheduler,
+            pytest.raises(NotImplementedError),
+        ):
+            quick(scheduler, 4)
+        for mode in both():
+            plan = ours((name,), mode, prediction_type="sample").plan(3)
+            assert close(cmsched.sample(lambda x, t: EPS, plan, X, rng=0), EPS)
 
 
 BEFORE_SET_TIMESTEPS = differs(
@@ -205,7 +214,7 @@ BEFORE_SET_TIMESTEPS = differs(
     "Heun shows a run of as many steps placed by its ramp and spacing, its Euler always "
     "ends at 0",
     right="one rule for every class",
-).concerns((*EULER, *HEUN))
+).concerns((*EULER, *HEUN, *KDPM, *SDE, *LMS, *EDM))
 
 
 @BEFORE_SET_TIMESTEPS.proves
@@ -222,3 +231,256 @@ def fresh() -> None:
         scheduler = ours(("HeunDiscreteScheduler",), mode, use_karras_sigmas=True)
         assert close(scheduler.sigmas[0:-1:2], table)
         assert ours(EULER, mode, final_sigmas_type="sigma_min").sigmas[-1] > 0
+
+
+@BEFORE_SET_TIMESTEPS.proves
+def fresh_edm() -> None:
+    """As many levels as training steps; the reference's EDM has one more.
+
+    `len(scheduler)` and `num_train_timesteps` say how many there are.
+    """
+    with theirs(EDM) as scheduler:
+        assert len(scheduler.timesteps) == 1001
+        ends = scheduler.sigmas[[0, -2, -1]]
+    for mode in both():
+        scheduler = ours(EDM, mode)
+        assert len(scheduler.timesteps) == scheduler.config.num_train_timesteps == 1000
+        assert close(scheduler.sigmas[[0, -2, -1]], ends)
+
+
+ONE_LINSPACE_STEP.concerns(
+    (*KDPM, *SDE, *LMS),
+    where=lambda space, case: case["n"] == 1 and case["timestep_spacing"] == "linspace",
+)
+ONE_LINSPACE_STEP.concerns(
+    EDM,
+    where=lambda space, case: case["n"] == 1 and case["sigma_schedule"] == "exponential",
+)
+
+
+@ONE_LINSPACE_STEP.proves
+def one_step() -> None:
+    """The noisiest level; the reference takes the least noisy one, also of exponential sigmas.
+
+    A sample starts from noise (arXiv:2206.00364, algorithm 1).
+    """
+    for name in (*KDPM, *SDE, *LMS, *EDM):
+        options = {"sigma_schedule": "exponential"} if name in EDM else {}
+        plans = [ours((name,), mode, **options).plan(1) for mode in both()]
+        with theirs((name,), **options) as scheduler:
+            first, last = scheduler.sigmas[0], scheduler.sigmas[scheduler.sigmas > 0].min()
+            scheduler.set_timesteps(1)
+            assert close(scheduler.sigmas[0], last)
+        assert close(plans[0].points[0].sigma, first)
+        assert close(plans[1].points[0].sigma, last)
+
+
+TIMES_BETWEEN.concerns(
+    KDPM,
+    where=lambda space, case: (
+        case["use_karras_sigmas"]
+        and bool(np.any(runs.plan_of(space, case, "paper").timesteps[::2] % 1))
+    ),
+)
+
+
+@TIMES_BETWEEN.proves
+def rounded() -> None:
+    """The reference's KDPM2 classes round the times of Karras sigmas, Euler's and Heun's do not.
+
+    ArXiv:2206.00364, algorithm 2: the network is told the level that it sees.
+    """
+    for name in KDPM:
+        with theirs((name,), use_karras_sigmas=True) as scheduler:
+            scheduler.set_timesteps(5)
+            times, level = scheduler.timesteps, float(scheduler.sigmas[2])
+            exact = scheduler._sigma_to_t(np.array(level), scheduler.log_sigmas.numpy())
+        assert times[2] == np.round(exact) != exact
+        for mode, t in (("diffusers", times[2]), ("paper", exact)):
+            assert close(ours((name,), mode, use_karras_sigmas=True).plan(5).timesteps[2], t)
+
+
+LIST_OF_LEVELS.concerns(KDPM)
+
+
+@LIST_OF_LEVELS.proves
+def levels_of_steps() -> None:
+    """As many levels as evaluations and the end; the reference's KDPM2 classes have two more zeros.
+
+    `sigmas` is one longer than `timesteps`, as in every other class.
+    """
+    for name in KDPM:
+        for options in ({}, {"use_karras_sigmas": True}, {"timestep_spacing": "leading"}):
+            with theirs((name,), **options) as scheduler:
+                scheduler.set_timesteps(7)
+                assert len(scheduler.timesteps) == 13
+                assert len(scheduler.sigmas) == 16
+            for mode in both():
+                mine = ours((name,), mode, **options)
+                mine.set_timesteps(7)
+                assert len(mine.sigmas) == 14
+                assert close(mine.sigmas, scheduler.sigmas[:14])
+
+
+LIST_OF_LEVELS.concerns((*KDPM, *SDE))
+
+
+@LIST_OF_LEVELS.proves
+def noise_in_the_middle() -> None:
+    """A time in the middle of a step has its own level; the reference adds noise of the next one.
+
+    The level at a time is what a sample at that time has.
+    """
+    for name in (KDPM[0], *SDE):
+        with theirs((name,)) as scheduler:
+            scheduler.set_timesteps(5)
+            t, level = scheduler.timesteps[1:2].repeat(2), scheduler.sigmas[2]
+            assert close(scheduler.add_noise(0 * X, EPS, t), level * EPS)
+            middle = (scheduler.sigmas[0] * level).sqrt()
+        for mode in both():
+            mine = ours((name,), mode)
+            mine.set_timesteps(5)
+            assert close(mine.add_noise(0 * X, EPS, mine.timesteps[1:2]), middle * EPS)
+
+
+NO_SUCH_RUN.concerns((*KDPM, *SDE, *LMS))
+
+
+@NO_SUCH_RUN.proves
+def past_the_end_of_others() -> None:
+    """Raises; the reference tells the network a time it was not trained with.
+
+    There is no training step num_train_timesteps.
+    """
+    options = {"num_train_timesteps": 60, "timestep_spacing": "leading", "steps_offset": 1}
+    for name in (*KDPM, *SDE, *LMS):
+        with theirs((name,), **options) as scheduler:
+            scheduler.set_timesteps(60)
+            assert scheduler.timesteps[0] == 60
+        for mode in both():
+            with pytest.raises(ValueError, match="last training step"):
+                ours((name,), mode, **options).set_timesteps(60)
+
+
+PRECISION.concerns(
+    (KDPM[1], *SDE),
+    where=lambda space, case: (
+        case["n"] == 20
+        and case["beta_schedule"] == "squaredcos_cap_v2"
+        and case["trained_betas"] is None
+        and case["timestep_spacing"] == "linspace"
+    ),
+    scope="none as installed",
+)
+
+
+@PRECISION.proves
+def small_levels() -> None:
+    """Computed from float64 tables; in single precision the reference is as far from its own double
+    precision as from us.
+
+    1 - alpha_bar of a cosine schedule's first steps, and the ancestral sigma_b^2 - up^2, cancel.
+    """
+    for name in (KDPM[1], *SDE):
+        case = {**SPACES[name].default, "n": 20, "beta_schedule": "squaredcos_cap_v2"}
+        case |= {"use_exponential_sigmas": True, "prediction_type": "v_prediction"}
+        case |= {"timestep_spacing": "linspace"}
+        exact, single = (
+            runs.through_diffusers(SPACES[name], case, lifted=lifted) for lifted in (True, False)
+        )
+        off = [
+            float((a - b).abs().max() / max(1.0, float(a.abs().max())))
+            for a, b in zip(exact.estimates, single.estimates, strict=True)
+        ]
+        assert max(off) > 1e-4, name
+        mine = runs.through_plan(SPACES[name], case, exact.draws, lifted=True)
+        assert close(mine.samples[-1], exact.samples[-1])
+
+
+LAST_STEP_OF_LENGTH_ZERO.concerns(EDM, where=zero_length)
+
+
+@LAST_STEP_OF_LENGTH_ZERO.proves
+def step_of_length_zero_edm() -> None:
+    """The reference's last two sigmas are equal.
+
+    N steps need n + 1 different levels.
+    """
+    with theirs(EDM, final_sigmas_type="sigma_min") as scheduler:
+        scheduler.set_timesteps(5)
+        assert scheduler.sigmas[-1] == scheduler.sigmas[-2]
+    for mode in both():
+        levels = ours(EDM, mode, final_sigmas_type="sigma_min").plan(5).grid.points
+        assert (levels[-1].sigma == levels[-2].sigma) == (mode == "diffusers")
+        assert close(levels[-1].sigma, 0.002)
+
+
+PLACES_OR_LEVELS = differs(
+    "sigmas of EDMEuler",
+    "noise levels, decreasing, as in every class",
+    "places on the ramp, increasing from 0 to 1",
+    right="they are called sigmas, and documented as such",
+).concerns(EDM)
+
+
+@PLACES_OR_LEVELS.proves
+def places_or_levels() -> None:
+    levels = torch.tensor([80.0, 10.0, 1.0])
+    with theirs(EDM) as scheduler:
+        scheduler.set_timesteps(sigmas=levels)
+        assert scheduler.sigmas[0] < 0, "no noise level"
+        scheduler.set_timesteps(sigmas=torch.tensor([0.0, 0.3, 1.0]))
+        expected = scheduler.sigmas
+    scheduler = ours(EDM, "paper")
+    scheduler.set_timesteps(sigmas=levels)
+    assert close(scheduler.sigmas, [*levels, 0.0])
+    scheduler = ours(EDM, "diffusers")
+    scheduler.set_timesteps(sigmas=torch.tensor([0.0, 0.3, 1.0]))
+    assert close(scheduler.sigmas, expected, 1e-6)
+    with pytest.raises(ValueError, match="places on the ramp"):
+        scheduler.set_timesteps(sigmas=levels)
+
+
+LIST_OF_LEVELS.concerns(EDM)
+
+
+@LIST_OF_LEVELS.proves
+def exponential_places() -> None:
+    """Places on an exponential ramp are where the levels are; the reference only counts them.
+
+    Places on a Karras ramp are heeded by both.
+    """
+    options = {"sigma_schedule": "exponential"}
+    given = torch.tensor([0.0, 0.9, 1.0])
+    with theirs(EDM, **options) as scheduler:
+        scheduler.set_timesteps(sigmas=given)
+        assert close(scheduler.sigmas[1], math.sqrt(0.002 * 80.0), 1e-6)
+    scheduler = ours(EDM, "diffusers", **options)
+    scheduler.set_timesteps(sigmas=given)
+    assert close(scheduler.sigmas[1], 80.0**0.1 * 0.002**0.9, 1e-6)
+
+
+LATER_HISTORY = differs(
+    "order of a run that starts later",
+    "1 at its first step, and so on, as in any run; the reference's LMS takes the order of the "
+    "entry, and leaves out the terms whose history is missing",
+    right="the weights of a consistent formula add up to the step; terms that are missing do not",
+).concerns(LMS)
+
+
+@LATER_HISTORY.proves
+def later_history() -> None:
+    """With one slope everywhere every order is exact; the reference's first step is not."""
+
+    def first(scheduler: Any) -> tuple[torch.Tensor, float]:
+        scheduler.set_timesteps(10)
+        scheduler.set_begin_index(5)
+        length = float(scheduler.sigmas[6] - scheduler.sigmas[5])
+        return scheduler.step(EPS, scheduler.timesteps[5], X).prev_sample, length
+
+    with theirs(LMS) as scheduler:
+        found, length = first(scheduler)
+        assert not close(found, X + length * EPS, 1e-2)
+    for mode in both():
+        found, length = first(ours(LMS, mode))
+        assert close(found, X + length * EPS)

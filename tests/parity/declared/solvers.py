@@ -6,12 +6,36 @@ import numpy as np
 import pytest
 import torch
 
+import cmsched
 from cmsched.samplers.formulas import weights
 
 from .. import runs
-from ..declaring import DPM, EPS, X, both, close, differs, ours, theirs, zero_length
-from ..grid import Case, count
-from .shared import LIMITS, NO_SUCH_RUN, PRECISION, PREDICTIONS, REJECTED_OPTIONS, VARIANCES
+from ..declaring import DPM, EPS, X, both, close, differs, ours, quick, theirs, zero_length
+from ..grid import Case, Space, count
+from .shared import (
+    LAST_STEP_OF_LENGTH_ZERO,
+    LIMITS,
+    LIST_OF_LEVELS,
+    NO_SUCH_RUN,
+    PRECISION,
+    PREDICTIONS,
+    REJECTED_OPTIONS,
+    VARIANCES,
+)
+
+INVERSE = ("DPMSolverMultistepInverseScheduler",)
+SINGLE = ("DPMSolverSinglestepScheduler",)
+DEIS, UNIPC = ("DEISMultistepScheduler",), ("UniPCMultistepScheduler",)
+OTHERS = (*INVERSE, *SINGLE, *DEIS, *UNIPC)
+
+
+def shortened(space: Space, case: Case) -> bool:
+    """Whether only the copy of the reference has a last step that goes nowhere."""
+    points = runs.plan_of(space, case, "paper").grid.points
+    return zero_length(space, case) and points[-2].ratio != points[-1].ratio
+
+
+LAST_STEP_OF_LENGTH_ZERO.concerns(OTHERS, where=shortened)
 
 
 def lowered(case: Case) -> int:
@@ -52,7 +76,8 @@ TIMES_BETWEEN = differs(
     "cut to integers, while the step is taken from the fractional level",
     right="the network must be told the level it sees; integers only where it knows no other",
 ).concerns(
-    DPM, where=lambda space, case: bool(np.any(runs.plan_of(space, case, "paper").timesteps % 1))
+    (*DPM, *OTHERS),
+    where=lambda space, case: bool(np.any(runs.plan_of(space, case, "paper").timesteps % 1)),
 )
 
 
@@ -124,7 +149,7 @@ MU = differs(
     "mu stays in the config",
     "mu holds for one run; in the reference it replaces config.flow_shift for good",
     right="a call that sets the timesteps of a run does not change the configuration",
-).concerns(DPM)
+).concerns((*DPM, *SINGLE, *DEIS))
 
 
 @MU.proves
@@ -142,13 +167,14 @@ def mu() -> None:
         scheduler.set_timesteps(5)
         return close(before, scheduler.sigmas)
 
-    with theirs(DPM, **options) as scheduler:
-        assert not forgets(scheduler)
-    assert all(forgets(ours(DPM, mode, **options)) for mode in both())
+    for names in (DPM, SINGLE, DEIS):
+        with theirs(names, **options) as scheduler:
+            assert not forgets(scheduler)
+        assert all(forgets(ours(names, mode, **options)) for mode in both())
 
 
 PREDICTIONS.concerns(
-    DPM,
+    (*DPM, *SINGLE, *DEIS, *UNIPC),
     where=lambda space, case: case["use_flow_sigmas"] and case["prediction_type"] == "v_prediction",
     scope="none",
 )
@@ -200,11 +226,25 @@ def vp_flow() -> None:
     assert all(recovers(ours(DPM, mode, **options)) for mode in both())
 
 
+def solves_for_eps(space: Space, case: Case) -> bool:
+    """Whether the integral is that of eps."""
+    algorithm = case.get("algorithm_type", "")
+    return space.name in DEIS or not case.get("predict_x0", algorithm.endswith(("++", "deis")))
+
+
+def far_from_data(space: Space, case: Case) -> bool:
+    """Whether the network is asked where hardly anything is left of the data."""
+    return min(p.alpha for p in runs.plan_of(space, case).points) < 1e-3
+
+
 PRECISION.concerns(
-    DPM,
+    (*DPM, *OTHERS),
+    where=lambda space, case: solves_for_eps(space, case) and far_from_data(space, case),
+    scope="none as installed",
+).concerns(
+    OTHERS,
     where=lambda space, case: (
-        not case["algorithm_type"].endswith(("++", "deis"))
-        and runs.plan_of(space, case).points[0].alpha < 1e-3
+        case["beta_schedule"] == "squaredcos_cap_v2" and far_from_data(space, case)
     ),
     scope="none as installed",
 )
@@ -294,3 +334,238 @@ def rising_flow() -> None:
     for mode in both():
         with pytest.raises(ValueError, match="from noise to data"):
             ours(DPM, mode, **options).set_timesteps(60)
+
+
+LIST_OF_LEVELS.concerns(INVERSE, where=lambda space, case: case["use_flow_sigmas"], scope="none")
+
+
+@LIST_OF_LEVELS.proves
+def inverse_flow() -> None:
+    """An inversion goes up in noise; on flow sigmas the reference goes down.
+
+    ArXiv:2211.01095 integrates the ODE from one end to the other, and its class is named after the
+    way up.
+    """
+    options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    with theirs(INVERSE, **options) as scheduler:
+        scheduler.set_timesteps(5)
+        assert scheduler.sigmas[0] > scheduler.sigmas[3]
+    for mode in both():
+        scheduler = ours(INVERSE, mode, **options)
+        scheduler.set_timesteps(5)
+        assert scheduler.sigmas[0] < scheduler.sigmas[3]
+
+
+@LIST_OF_LEVELS.proves
+def inverse_repeated() -> None:
+    """Every level has its time; where times cut to integers repeat, the reference leaves out times,
+    but not their levels, and stops before the end.
+
+    A step of the loop goes from one level to the next, and the network is told which.
+    """
+    options = {"use_exponential_sigmas": True, "num_train_timesteps": 60}
+    with theirs(INVERSE, **options) as scheduler:
+        scheduler.set_timesteps(20)
+        assert len(scheduler.timesteps) < len(scheduler.sigmas) - 1
+    for mode in both():
+        scheduler = ours(INVERSE, mode, **options)
+        scheduler.set_timesteps(20)
+        assert len(scheduler.timesteps) == len(scheduler.sigmas) - 1 == 20
+
+
+def regrouped(space: Space, case: Case) -> bool:
+    """Whether a run that begins later is grouped otherwise than the whole run was."""
+    plan, scheduler = runs.plan_of(space, case), runs.ours(space, case)
+    start = runs.entry(space, case, len(plan))
+    whole = scheduler._stages(plan.grid)[start:]
+    theirs = [min(order, i + 1) for i, order in enumerate(whole)]  # as many outputs as there are
+    return bool(start) and theirs != scheduler._stages(plan.grid.skip(start))
+
+
+STEPS_OF_STAGES = differs(
+    "steps of several stages",
+    "a run that begins later begins a step there, and a short rest is a step of lower order; the "
+    "reference goes on with the stages of the whole run, from a base that is not theirs, and sets "
+    "lower_order_final in its configuration",
+    right="arXiv:2211.01095, algorithm 1: a stage starts from the base of its own step",
+).concerns(SINGLE, where=regrouped, scope="none")
+
+
+@STEPS_OF_STAGES.proves
+def restarted() -> None:
+    """From the second stage of three, with one output the reference takes its third stage as a
+    second one over both intervals.
+
+    ArXiv:2211.01095, algorithm 1.
+    """
+    options = {"solver_order": 3, "final_sigmas_type": "sigma_min"}
+    with theirs(SINGLE, **options) as scheduler:
+        scheduler.set_timesteps(6)
+        scheduler.set_begin_index(1)
+        scheduler.step(EPS, scheduler.timesteps[1], X)
+        scheduler.step(EPS, scheduler.timesteps[2], X)
+        assert scheduler.order_list[1:3] == [2, 3]
+        assert close(scheduler.sample, X), "the base of the second interval too"
+    for mode in both():
+        scheduler = ours(SINGLE, mode, **options)
+        plan = scheduler.plan(6)
+        assert scheduler._stages(plan.grid) == [1, 2, 3, 1, 2, 3]
+        assert scheduler._stages(plan.grid.skip(1)) == [1, 2, 3, 1, 2]
+
+
+@STEPS_OF_STAGES.proves
+def lower_order_final() -> None:
+    """The configuration stays; the reference sets lower_order_final, for every later run too.
+
+    A call that sets the timesteps of a run does not change the configuration.
+    """
+    options = {"solver_order": 2, "final_sigmas_type": "sigma_min"}
+    with theirs(SINGLE, **options) as scheduler:
+        scheduler.set_timesteps(5)
+        assert scheduler.config.lower_order_final
+        scheduler.set_timesteps(4)
+        assert scheduler.order_list == [1, 2, 1, 1]
+    for mode in both():
+        scheduler = ours(SINGLE, mode, **options)
+        scheduler.set_timesteps(5)
+        assert scheduler.order_list == [1, 2, 1, 2, 1]
+        assert not scheduler.config.lower_order_final
+        scheduler.set_timesteps(4)
+        assert scheduler.order_list == [1, 2, 1, 2]
+
+
+REJECTED_OPTIONS.concerns(SINGLE)
+
+
+@REJECTED_OPTIONS.proves
+def threshold_of_noise() -> None:
+    """Dynamic thresholding works with algorithm_type="dpmsolver"; the reference raises, looking for
+    alpha at a timestep that it was not given.
+
+    ArXiv:2205.11487, section 2.3: the estimate of x0 is thresholded, whatever is integrated.
+    """
+    options = {
+        "algorithm_type": "dpmsolver",
+        "thresholding": True,
+        "final_sigmas_type": "sigma_min",
+    }
+    with theirs(SINGLE, **options) as scheduler, pytest.raises(TypeError):
+        quick(scheduler, 4)
+    for mode in both():
+        results = [
+            quick(ours(SINGLE, mode, **{**options, "algorithm_type": kind}), 4)
+            for kind in ("dpmsolver", "dpmsolver++")
+        ]
+        assert close(*results), "they have the first order in common"
+
+
+LIMITS.concerns(
+    UNIPC,
+    where=lambda space, case: (
+        zero_length(space, case) and case["solver_order"] > 2 and not case["lower_order_final"]
+    ),
+    scope="none",
+)
+
+
+@LIMITS.proves
+def last_step_of_unipc() -> None:
+    """To sigma = 0 the limit, whatever the options; the reference's last step is not finite with
+    "bh1", without predict_x0, without lower_order_final; nor is one of length zero of order 3.
+
+    ArXiv:2302.04867: B(h) may be any function that is h to first order, and at infinite h only the
+    first-order part of eq. 3, x = x0, is left.
+    """
+    ends = ({"solver_type": "bh1"}, {"predict_x0": False}, {"lower_order_final": False})
+    nowhere = {
+        "solver_order": 3,
+        "lower_order_final": False,
+        "use_karras_sigmas": True,
+        "final_sigmas_type": "sigma_min",
+    }
+
+    def last(scheduler: Any) -> torch.Tensor:
+        scheduler.set_timesteps(6)
+        x = X
+        for t in scheduler.timesteps:
+            x = scheduler.step(EPS, t, x).prev_sample
+        return x
+
+    for options in (*ends, nowhere):
+        with theirs(UNIPC, prediction_type="sample", **options) as scheduler:
+            assert not torch.isfinite(last(scheduler)).all()
+        for mode in both():
+            found = last(ours(UNIPC, mode, prediction_type="sample", **options))
+            assert torch.isfinite(found).all()
+            assert options is nowhere or close(found, EPS), "what the network says all the time"
+
+
+FIRST_FLOW_SIGMA = differs(
+    "first level of a flow",
+    "sigma = 1, where steps are of first order",
+    "sigma = 1 - 1e-6, whose small alpha stands in the history of later steps",
+    right="arXiv:2210.02747: a flow starts from pure noise, at sigma = 1",
+).concerns(
+    UNIPC,
+    where=lambda space, case: runs.plan_of(space, case, "paper").points[0].alpha == 0.0,
+)
+
+
+@FIRST_FLOW_SIGMA.proves
+def away_from_one() -> None:
+    options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    with theirs(UNIPC, **options) as scheduler:
+        scheduler.set_timesteps(4)
+        assert close(scheduler.sigmas[0], 1 - 1e-6, 1e-12)
+    for mode, level in (("diffusers", 1 - 1e-6), ("paper", 1.0)):
+        assert close(ours(UNIPC, mode, **options).plan(4).points[0].sigma, level, 1e-12)
+    # a constant flow goes straight on, from there as from anywhere
+    plan = ours(UNIPC, "paper", solver_order=3, **options).plan(6)
+    assert close(cmsched.sample(lambda x, t: EPS, plan, X), X - EPS, 1e-12)
+
+
+REJECTED_OPTIONS.concerns(UNIPC)
+
+
+@REJECTED_OPTIONS.proves
+def noise_of_unipc() -> None:
+    """Thresholding and flow_prediction work with predict_x0=False; the reference ignores the first
+    and rejects the second.
+
+    An estimate of x0 gives one of eps, whatever is integrated.
+    """
+    options = {"predict_x0": False, "final_sigmas_type": "sigma_min"}
+    flow = {**options, "use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    with theirs(UNIPC, **flow) as scheduler, pytest.raises(ValueError, match="flow_prediction"):
+        quick(scheduler, 4)
+    with theirs(UNIPC, thresholding=True, **options) as scheduler:
+        ignored = quick(scheduler, 4)
+    with theirs(UNIPC, **options) as scheduler:
+        assert close(ignored, quick(scheduler, 4))
+    for mode in both():
+        assert torch.isfinite(quick(ours(UNIPC, mode, **flow), 4)).all()
+        found = quick(ours(UNIPC, mode, thresholding=True, **options), 4)
+        data = quick(ours(UNIPC, mode, **{**options, "predict_x0": True}, thresholding=True), 4)
+        assert not close(found, ignored)
+        assert close(found, data), "the first step is of first order"
+
+
+NO_SUCH_RUN.concerns(UNIPC)
+
+
+@NO_SUCH_RUN.proves
+def ramps_of_a_flow() -> None:
+    """Levels of a ramp are those of sigma / alpha, in a flow too; the reference takes sigmas above
+    1 for those of a flow, unless it is the ramp of Karras, and its alpha is negative.
+
+    In a flow sigma and alpha are parts of 1.
+    """
+    for name in ("use_exponential_sigmas", "use_beta_sigmas"):
+        options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", name: True}
+        with theirs(UNIPC, **options) as scheduler:
+            scheduler.set_timesteps(4)
+            assert scheduler.sigmas[0] > 1
+        for mode in both():
+            points = ours(UNIPC, mode, **options).plan(4).points
+            assert all(close(p.alpha + p.sigma, 1.0, 1e-15) for p in points)
+            assert points[0].ratio > 100

@@ -1,4 +1,6 @@
-"""First-order samplers on training steps: LCM, DDIM, DDPM."""
+"""First-order samplers on training steps: DDIM, DDPM, and those of distilled networks."""
+
+import dataclasses
 
 from ..grid import (
     BETAS,
@@ -127,5 +129,71 @@ SPACES = [
         [WHOLE, LATER, ZERO_SNR, OFFSET],
         doubled=lambda case: case["variance_type"].startswith("learned"),
         velocity=True,
+    ),
+]
+
+LCM, DDIM, DDPM = SPACES
+
+SPACES += [
+    dataclasses.replace(DDIM, name="DDIMParallelScheduler"),
+    dataclasses.replace(DDPM, name="DDPMParallelScheduler"),
+    Space(
+        "DDIMInverseScheduler",
+        {
+            **RUN,
+            **BETAS,
+            "clip_sample": BOTH,
+            "set_alpha_to_one": BOTH,
+            "steps_offset": OFFSETS,
+            "prediction_type": PREDICTIONS,
+            "clip_sample_range": (1.0, 0.7),
+            "timestep_spacing": ("leading", "trailing"),
+            "rescale_betas_zero_snr": BOTH,
+        },
+        [
+            WHOLE,
+            LATER,
+            Rule(
+                ("n", "timestep_spacing", "steps_offset"),
+                lambda n, spacing, offset: n != TRAIN or spacing != "leading" or not offset,
+                OFFSET.rejected,
+            ),
+            Rule(
+                ("prediction_type", "set_alpha_to_one"),
+                lambda kind, clean: kind != "sample" or not clean,
+                {"prediction_type": "sample", "set_alpha_to_one": True, "n": 3},
+            ),
+        ],
+        tables=("alphas_cumprod", "betas", "alphas", "timesteps", "initial_alpha_cumprod"),
+        add_noise=None,
+    ),
+    Space(
+        "TCDScheduler",
+        {
+            **LCM.factors,
+            "set.original_inference_steps": (None, 32, SMALL),
+            "step.eta": (0.3, 0.0, 1.0),
+        },
+        [
+            *LCM.rules,
+            # few cases, for the reference heeds neither
+            Rule(("clip_sample", "n"), lambda clip, n: not clip or n == 3),
+            Rule(("thresholding", "n"), lambda threshold, n: not threshold or n == 3),
+        ],
+        step_draws_last=True,
+        tables=FINAL,
+        velocity=True,
+    ),
+    Space(
+        "ConsistencyDecoderScheduler",
+        {
+            **RUN,
+            "n": (2,),
+            "num_train_timesteps": (1024, 1200),
+            "sigma_data": (0.5, 1.0),
+        },
+        tables=("sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "c_skip", "c_out", "c_in"),
+        add_noise=None,
+        usual=2,
     ),
 ]

@@ -1,6 +1,11 @@
 """Flow matching."""
 
+from typing import Any
+
 import numpy as np
+import torch
+
+import cmsched
 
 from ..grid import (
     BOTH,
@@ -9,7 +14,6 @@ from ..grid import (
     RAMPS,
     RUN,
     SMALL,
-    TRAIN,
     WHOLE,
     Case,
     Rule,
@@ -29,17 +33,15 @@ def times(case: Case) -> list[float]:
     return (case["num_train_timesteps"] * np.linspace(0.97, 0.02, count(case)) ** 2).tolist()
 
 
-def noised(scheduler, x0, z, t):
-    """The reference's loop over times needs an array of them."""
+def noised(scheduler: Any, x0: torch.Tensor, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """`scale_noise`, where the reference mistakes inverted levels: a declared difference."""
+    if scheduler.config.invert_sigmas and not isinstance(scheduler, cmsched.SchedulerMixin):
+        x0, z = z, x0
     return scheduler.scale_noise(x0, t, z)
 
 
-CHURN = {
-    "step.s_churn": (0.0,),
-    "step.s_tmin": (0.0,),
-    "step.s_tmax": (float("inf"),),
-    "step.s_noise": (1.0,),
-}
+# a declared difference: the reference ignores these, or adds noise that is not a flow's
+CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")
 
 SPACES = [
     Space(
@@ -61,8 +63,6 @@ SPACES = [
             "set.sigmas": (None, GIVEN),
             "set.mu": (None, 0.8),
             "set.timesteps": (None, GIVEN),
-            **CHURN,
-            "step.per_token_timesteps": (None,),
         },
         [
             WHOLE,
@@ -84,6 +84,7 @@ SPACES = [
         sigmas=True,
         add_noise=noised,
         fresh={"invert_sigmas": False},
+        loop_gives=(*CHURN, "per_token_timesteps"),
         making={"set.sigmas": levels, "set.timesteps": times},
     ),
     Space(
@@ -92,12 +93,12 @@ SPACES = [
             **RUN,
             "num_train_timesteps": (1000, SMALL),
             "shift": (1.0, 3.0, 0.6),
-            **CHURN,
         },
         [WHOLE, LATER],
         tables=("timesteps",),
         sigmas=True,
         add_noise=None,
+        loop_gives=CHURN,
         reference_only={
             name: "what its loop remembers" for name in ("dt", "prev_derivative", "sample")
         },

@@ -20,10 +20,8 @@ from ..grid import (
     SPACINGS,
     TRAIN,
     WHOLE,
-    Case,
     Rule,
     Space,
-    count,
     one_of,
     rampless,
 )
@@ -55,16 +53,11 @@ WITHIN = dict.fromkeys(
 )
 
 
-def places(case: Case) -> torch.Tensor:
-    """Uneven places on a ramp."""
-    return torch.linspace(0, 1, count(case), dtype=torch.float64) ** 1.5
-
-
 def starts(scheduler: Any, t: torch.Tensor) -> torch.Tensor:
-    """The times where the steps begin that evaluate at these; noise is added to a sample there."""
+    """The times where the steps begin that evaluate at these, up to interpolation."""
     times = scheduler.timesteps
-    entries = [int((times == each).nonzero()[0]) // 2 * 2 for each in t.reshape(-1)]
-    return times[entries]
+    near = [((times - each).abs() < 1e-3).nonzero() for each in t.reshape(-1)]
+    return times[[int(entries[-1]) // 2 * 2 for entries in near]]
 
 
 def noise_at_starts(
@@ -254,7 +247,7 @@ SPACES = [
             "prediction_type": ("epsilon", "v_prediction"),
             "rho": (7.0, 3.0),
             "final_sigmas_type": ("zero", "sigma_min"),
-            "set.sigmas": (None, GIVEN),
+            "set.sigmas": (None,),  # places, not levels: tests/parity/test_sigma.py
             "step.s_churn": (0.0, 5.0, 40.0),
             "step.s_tmin": (0.0, 0.5),
             "step.s_tmax": (math.inf, 8.0),
@@ -264,7 +257,6 @@ SPACES = [
         step_draws_last=True,
         tables=(),  # a declared difference
         sigmas=True,
-        making={"set.sigmas": places},
         loop_gives=("pred_original_sample",),  # tests/parity/test_sigma.py
     ),
 ]
