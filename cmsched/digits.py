@@ -12,8 +12,8 @@ noise, s^2 = sigma^2 + alpha^2 b^2, w = x / s, kappa = alpha / s:
     denoiser       E[x0 | x] = m + (alpha b^2 / s^2) (x - alpha m),    m = mean(x / s, alpha / s)
     consistency    dw / dkappa = mean(w, kappa), the probability-flow ODE, down to sigma_min
 
-As tokens, for samplers of such, pixels are their 17 levels; an image has each with probability
-1 - b, and otherwise any.
+As tokens, for samplers of such, pixels are their 17 levels; those of a digit are the image's, but
+for one in a hundred, which is any.
 """
 
 from collections.abc import Callable, Sequence
@@ -226,7 +226,7 @@ def _levels(plan: Plan, points: Sequence[Point]) -> _Constants:
 
 
 def token_network(
-    plan: TokenPlan, blur: float = 0.1, dtype: Any = "float32"
+    plan: TokenPlan, blur: float = 0.01, dtype: Any = "float32"
 ) -> Callable[[Array, Array], Array]:
     """Return the exact network `model(tokens, t)` of the digits as tokens (batch, 64).
 
@@ -234,7 +234,7 @@ def token_network(
 
     Args:
         plan: the plan.
-        blur: probability that a pixel of an image is any level, b.
+        blur: probability that a pixel is any level and not its image's.
         dtype: of the output.
     """
     levels = np.round((images().reshape(-1, 64) + 1) * 8).astype(np.int64)

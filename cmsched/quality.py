@@ -38,6 +38,7 @@ __all__ = [
     "distribution",
     "floor",
     "measure",
+    "number",
     "paths",
     "picture",
     "table",
@@ -374,7 +375,7 @@ def number(error: float) -> str:
 
 
 def table(curves: Sequence[Curve], budgets: Sequence[int] = BUDGETS) -> str:
-    """Return the errors as Markdown, the three best of each budget bold."""
+    """Return the errors as a Markdown table, the three best of each budget bold."""
     columns = zip(*(curve.points for curve in curves), strict=True)
     places = [sorted(p[1] for p in column if p is not None) for column in columns]
     lines = [
@@ -390,14 +391,14 @@ def table(curves: Sequence[Curve], budgets: Sequence[int] = BUDGETS) -> str:
     return "\n".join(lines)
 
 
-COLOURS = {
-    "first_order": "#6b7280",
-    "multistep": "#d62728",
-    "unipc": "#7b2fbe",
-    "adams": "#1f6fd1",
-    "runge_kutta": "#1a8f4c",
-    "adaptive": "#e08214",
-    "repaint": "#b0607f",
+FAMILIES = {  # the file of the loops: what is in it, colour
+    "first_order": ("first order", "#6b7280"),
+    "multistep": ("DPM-Solver, multistep", "#d62728"),
+    "unipc": ("UniPC, or corrected by UniC", "#7b2fbe"),
+    "adams": ("LMS, DEIS, PNDM", "#1f6fd1"),
+    "runge_kutta": ("Heun, DPM2, DPM-Solver singlestep", "#1a8f4c"),
+    "adaptive": ("DPM-Solver of its own steps", "#e08214"),
+    "repaint": ("RePaint", "#b0607f"),
 }
 OTHERS = "#00838f"
 MARKERS = "os^Dv<>Pp*hX"
@@ -408,8 +409,9 @@ HIGHEST = 2.0  # errors above are off the picture
 def picture(out: Path, curves: Sequence[Curve]) -> None:
     """Draw both panels: a line for each curve, its name at its end."""
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-    figure = Figure(figsize=(19, 11), layout="constrained")
+    figure = Figure(figsize=(18, 12), layout="constrained")
     left, right = figure.subplots(1, 2)
     calm = [c for c in curves if not c.case.stochastic]
     noisy = [c for c in curves if c.case.stochastic]
@@ -423,17 +425,13 @@ def picture(out: Path, curves: Sequence[Curve]) -> None:
     right.annotate(
         f"exact samples ({SAMPLES})",
         (BUDGETS[0], least),
-        (0, -4),
+        (-30, 3),
         textcoords="offset points",
         fontsize=8.5,
-        va="top",
     )
-    right.set_ylim(bottom=least / 1.6)
-    families = {family: COLOURS.get(family, OTHERS) for family in (c.case.family for c in curves)}
-    from matplotlib.lines import Line2D
-
-    lines = [Line2D([], [], color=colour, lw=3) for colour in families.values()]
-    names = [family.replace("_", " ") for family in families]
+    shown = [FAMILIES.get(f, (f, OTHERS)) for f in dict.fromkeys(c.case.family for c in curves)]
+    names, colours = zip(*shown, strict=True)
+    lines = [Line2D([], [], color=colour, lw=3) for colour in colours]
     figure.legend(lines, names, loc="outside lower center", ncols=len(names), frameon=False)
     figure.savefig(out, dpi=90)
 
@@ -446,7 +444,7 @@ def panel(axes: Any, curves: Sequence[Curve], compared: Sequence[Curve] = ()) ->
     drawn += [(f"{label} (ODE)", c, False) for label, c in merged(compared)]
     for label, curve, solid in drawn:
         family = curve.case.family
-        colour = COLOURS.get(family, OTHERS) if solid else "black"
+        _, colour = FAMILIES.get(family, (family, OTHERS)) if solid else ("", "black")
         rank = seen[family] = seen.get(family, -1) + 1
         points = [p for p in dict.fromkeys(curve.points) if p is not None and p[1] <= HIGHEST]
         if not points:
@@ -456,20 +454,20 @@ def panel(axes: Any, curves: Sequence[Curve], compared: Sequence[Curve] = ()) ->
         marker = MARKERS[rank % len(MARKERS)] if solid else None
         axes.plot(x, y, style, marker=marker, color=colour, lw=1.3, ms=4, alpha=0.85)
         ends.append((y[-1], x[-1], label, colour))
-    axes.set(xscale="log", yscale="log", xlabel="network evaluations", xlim=(3.6, 300))
+    axes.set(xscale="log", yscale="log", xlabel="network evaluations", xlim=(2.9, 190))
     axes.set_xticks(BUDGETS, [str(b) for b in BUDGETS])
     axes.minorticks_off()
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    low, high = (math.log(v) for v in (min(e[0] for e in ends) / 1.3, HIGHEST))
-    axes.set_ylim(math.exp(low), math.exp(high))
+    low, high = math.log(min(e[0] for e in ends) / 1.5), math.log(HIGHEST)
+    axes.set_ylim(math.exp(low - 0.1), math.exp(high))
     ends.sort()
-    places = spread([math.log(e[0]) for e in ends], low, high, (high - low) / 46)
+    places = spread([math.log(e[0]) for e in ends], low, high, (high - low) / 48)
     for (last, at, label, colour), place in zip(ends, places, strict=True):
         axes.annotate(
             label,
             (at, last),
-            (86, math.exp(place)),
+            (80, math.exp(place)),
             color=colour,
             fontsize=9,
             va="center",
@@ -478,7 +476,7 @@ def panel(axes: Any, curves: Sequence[Curve], compared: Sequence[Curve] = ()) ->
 
 
 def spread(places: Sequence[float], low: float, high: float, gap: float) -> list[float]:
-    """Return increasing places moved apart to at least a gap, as near as may be."""
+    """Return increasing places moved apart to a gap, as far as there is room, and little more."""
     out = list(places)
     for _ in range(400):
         for i in range(len(out) - 1):

@@ -423,6 +423,9 @@ class Logarithmic(Schedule):
 
     def ratio_at(self, t: float) -> float:
         """Return the ratio at t."""
+        most = 700.0 * self.factor  # e^700 is next to the largest float
+        if t > most:
+            raise ValueError(f"time {t:g} is outside what this schedule has, at most {most:g}")
         return math.exp(t / self.factor)
 
     def time_at(self, ratio: float) -> float:

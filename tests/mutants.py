@@ -36,6 +36,7 @@ WHERE = "test_schedules test_spacings test_predictions"
 FIRST, STEPS = "samplers/first_order.py", "samplers/multistep.py"
 HEUN = "samplers/heun.py"
 ADAMS, FLOW = "samplers/adams.py", "schedulers/flow.py"
+FORMULAS, SCORE = "samplers/formulas.py", "schedulers/score.py"
 PATH = "backends/brownian.py"
 CORE, ROWS, TABLE = (f"engine/{name}.py" for name in ("__init__", "rows", "table"))
 
@@ -101,6 +102,65 @@ MUTANTS = [
     Mutant(
         "multistep sde noise", STEPS, "-math.expm1(-2 * eta * h)", "-math.expm1(-eta * h)", SAMPLERS
     ),
+    # classes with sigmas
+    Mutant(
+        "middle of a step",
+        "schedulers/midpoint.py",
+        "return math.sqrt(a.ratio * b.ratio)",
+        "return 0.5 * (a.ratio + b.ratio)",
+        "test_sigma",
+    ),
+    Mutant(
+        "levels of steps",
+        "schedulers/midpoint.py",
+        "for _ in range(2)][1:-1]",
+        "for _ in range(2)][:-2]",
+        "test_sigma",
+    ),
+    Mutant(
+        "path of a seed",
+        "schedulers/midpoint.py",
+        "else Rng(seed, path=True)",
+        "else Rng(seed)",
+        "test_sigma",
+    ),
+    Mutant(
+        "option inside a step",
+        "schedulers/base.py",
+        "if not begins_step(run.plan, run.entry - run.first):",
+        "if False:",
+        "test_sigma",
+    ),
+    Mutant(
+        "history of a lower order",
+        "schedulers/base.py",
+        "run.memory[have.index(slot)] for slot in need",
+        "run.memory[~have.index(slot)] for slot in need",
+        "test_sigma",
+    ),
+    Mutant(
+        "lms nodes",
+        "schedulers/variance_exploding.py",
+        "sigmas[t - k] for k in range(order)",
+        "sigmas[k] for k in range(order)",
+        "test_sigma",
+    ),
+    Mutant("edm sign", "schedulers/edm.py", "sign = -1 if", "sign = 1 if", "test_sigma"),
+    Mutant(
+        "edm given estimate",
+        "schedulers/edm.py",
+        "        return given\n",
+        "        return model_output\n",
+        "test_sigma",
+    ),
+    Mutant(
+        "edm ramp",
+        "schedulers/edm.py",
+        "places = np.linspace(0, 1, n)",
+        "places = np.linspace(0, 1, n + 1)[:-1]",
+        "test_sigma",
+    ),
+    Mutant("edm velocity", "predictions.py", "return -c, -d", "return -c, d", "test_sigma"),
     # where
     Mutant(
         "zero terminal SNR",
@@ -340,6 +400,28 @@ MUTANTS = [
         "min(t // apart + 1, top)",
         "min(t // apart, top)",
         "test_first_order",
+    ),
+    # score SDEs, RePaint
+    Mutant("langevin noise", FORMULAS, "+ 2 * size * z", "+ size * z", "test_score"),
+    Mutant("jump", FORMULAS, "- (part * a.sigma) ** 2", "- (part * b.sigma) ** 2", "test_score"),
+    Mutant("karras levels", SCORE, "if self._copies else levels", "if True else 1", "test_score"),
+    Mutant("karras slopes", SCORE, "0.5 * derivative + 0.5 * other", "derivative", "test_score"),
+    Mutant("one length", SCORE, '"sample" if config.per', '"batch" if config.per', "test_score"),
+    Mutant("row of the SDE", "schedulers/parts.py", "xp.argmin(", "xp.argmax(", "test_score"),
+    Mutant("same noise", "schedulers/parts.py", "row=self._draws", "row=0", "test_score"),
+    Mutant(
+        "undone too little",
+        "schedulers/repaint.py",
+        "path = [grid.points[entry + 1], ",
+        "path = [grid.points[entry], ",
+        "test_score",
+    ),
+    Mutant(
+        "repaint's ups",
+        "schedulers/repaint.py",
+        "range(k - 1, following - 2, -1)",
+        "range(k - 1, following - 1, -1)",
+        "test_score",
     ),
     # the stateful habit
     Mutant(

@@ -858,7 +858,10 @@ def test_every_public_function_has_the_documented_signature():
             *("model", "plan", "noise", "x0", "given", "rng"),
             *("callback", "progress", "unroll"),
         ],
-        "run": ["model", "plan", "noise", "x0", "given", "rng", "callback", "progress"],
+        "run": [
+            *("model", "plan", "noise", "x0", "given", "rng"),
+            *("callback", "progress", "return_info"),
+        ],
     }
 
 

@@ -147,7 +147,6 @@ def test_what_has_no_effect_says_so():
         (Euler(), {"num_inference_steps": 3, "mu": 1.0}),
         (Euler(use_dynamic_shifting=True), {"sigmas": [1.0, 0.5, 0.0], "mu": 1.0}),
         (Euler(use_dynamic_shifting=True), {"timesteps": [900, 500], "mu": 1.0}),
-        (Euler(use_karras_sigmas=True), {"timesteps": [900, 500, 100]}),
         (Euler(invert_sigmas=True), {"sigmas": [1.0, 0.5], "timesteps": [900, 500]}),
     ):
         with pytest.warns(UserWarning, match="has no effect"):
@@ -194,6 +193,19 @@ def test_scale_noise(xp, cls):
     got = xp.numpy(scheduler.scale_noise(xp.asarray(x), xp.asarray(picks), xp.asarray(z)))
     sigma = (picks / 1000)[:, None, None]
     np.testing.assert_allclose(got, (1 - sigma) * x + sigma * z, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, {"shift": 3.0}, {"invert_sigmas": True}], ids=str)
+def test_noise_is_added_at_any_time(options):
+    """Training draws times between those of any run, down to 0."""
+    scheduler, t = Euler(**options), np.array([0.0, 0.3, 517.25, 999.9, 1000.0])
+    x, z = normals((5, 3)), normals((5, 3), 1)
+    for _ in range(2):
+        sigma = (1 - t / 1000 if "invert_sigmas" in options else t / 1000)[:, None]
+        np.testing.assert_allclose(scheduler.add_noise(x, z, t), (1 - sigma) * x + sigma * z)
+        scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match=r"\[0, 1000\]"):
+        scheduler.add_noise(x, z, 1000.5)
 
 
 def test_scale_noise_needs_noise():

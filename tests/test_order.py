@@ -4,6 +4,7 @@ The problem is a mixture in one dimension, whose exact solution keeps quantiles,
 long and short in turn between two finite lam.
 """
 
+import dataclasses
 import itertools
 import math
 import re
@@ -27,6 +28,7 @@ from cmsched.plan import make_plan
 from cmsched.predictions import Prediction
 from cmsched.samplers import REGISTRY, get
 from cmsched.schedules import VPSDE, Betas, Flow, Logarithmic
+from cmsched.spacings import Grid
 
 FLOOR = 1e-11
 STEPS = tuple(15 * 2**k for k in range(6))  # whole groups of a singlestep method of order 3
@@ -77,6 +79,27 @@ def test_order_from_a_cold_start(name, options):
     order = get(name).trait("order", options)
     errors = [error(name, options, "vp", n, history=0) for n in STEPS]
     assert slope(errors) >= min(order, 2) - 0.15, errors
+
+
+@pytest.mark.parametrize(("name", "options"), variants(stochastic=False), ids=label)
+def test_inversion(name, options):
+    """From data to noise the same loop has the same order: the ODE runs both ways."""
+    order, data, errors = get(name).trait("order", options), Mixture(), []
+    for n in (60, 120, 240):
+        down = plan_between(name, tuple(options.items()), "vp", n)
+        points = down.grid.points[::-1]
+        grid = dataclasses.replace(down.grid, points=points, init_scale=1.0)
+        plan = make_plan(name, grid, down.prediction, options)
+        got = interpret(plan, data.estimate, data.quantiles(QUANTILES, points[0]))[-1]
+        errors.append(np.max(np.abs(got - data.quantiles(QUANTILES, points[-1]))))
+    assert errors[0] / errors[2] > 4 ** (min(order, 2) - 0.25), errors
+
+
+@pytest.mark.parametrize(("name", "options"), variants(stochastic=True), ids=label)
+def test_inversion_needs_an_ode(name, options):
+    points = grid_between(VPSDE(), 4).points[::-1]
+    with pytest.raises(ValueError, match="goes from noise to data only"):
+        make_plan(name, Grid(points, VPSDE()), Prediction(), options)
 
 
 def test_the_published_third_order_is_not():

@@ -3,14 +3,21 @@
 `python tests/test_readme.py` writes the generated tables into the README.
 """
 
+import math
 import re
 import sys
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
+import test_distribution
+import test_order
 from conftest import missing
+from exact import plan_between
 
 from cmsched import cli, samplers
+from cmsched.plan import Plan
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -39,20 +46,48 @@ def test_block_runs(code, capsys):
             del samplers.REGISTRY[name]
 
 
+@cache
+def measured(name: str, options: tuple[tuple[str, object], ...]) -> str:
+    """The order of convergence that a sampler shows, rounded.
+
+    In the distance to the exact solution as in test_order; where it draws, in mean and standard
+    deviation as in test_distribution, over steps of one length. Nothing where there is no such
+    limit (consistency models) or the steps depend on data.
+    """
+    entry = samplers.get(name)
+    if not entry.traced or entry.trait("order", dict(options)) <= 0:
+        return "-"
+    if not entry.trait("stochastic", dict(options)):
+        stored = entry.trait("stored", dict(options))
+        sizes = [60, 120, 240, 480]
+        errors = [test_order.error(name, dict(options), "vp", n, history=stored) for n in sizes]
+        return f"{test_order.slope(errors):.1f}"
+    if "s_noise" in entry.options:  # more than the level asks for has another limit
+        options = (*((k, v) for k, v in options if k != "s_noise"), ("s_noise", 1.0))
+    if entry.given:  # as long as it needs for a limit
+        options = (*options, ("jump_length", 2), ("jump_n_sample", 2))
+    worst = [test_distribution.worst(plan_between(name, options, "vp", n)) for n in (400, 800)]
+    return f"{math.log2(worst[0] / worst[1]):.1f}"
+
+
 def scheduler_table() -> str:
     """The table of schedulers, as Markdown."""
+    entries = cli._schedulers().values()
+    counts = Counter(option for entry in entries for option in entry.cls.options)
+    shared = [option for option, count in counts.items() if 2 * count > len(entries)]
     lines = [
-        "| scheduler | short name | paper | order | evaluations | noise |",
-        "|---|---|---|---|---|---|",
+        "| scheduler | short name | A1111 | paper | order | evaluations | noise | options |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for short, cls in cli._schedulers().items():
-        plan = cli._plan(cls, None)
-        entry = samplers.get(plan.sampler)
-        order = entry.trait("order", plan.options) or "-"
-        noise = "yes" if entry.trait("stochastic", plan.options) else "no"
-        cells = [f"`{cls.__name__}`", short, entry.paper, order, entry.evaluations, noise]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+    for entry in entries:
+        short, known, _, _, evaluations, noise, paper = cli._row(entry)
+        plan = entry.plan(None)
+        traits = (plan.sampler, tuple(plan.options.items())) if isinstance(plan, Plan) else None
+        order = measured(*traits) if traits else "-"
+        own = ", ".join(option for option in entry.cls.options if option not in shared)
+        cells = [f"`{entry.cls.__name__}`", short, known, paper, order, evaluations, noise, own]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"Options of most: {', '.join(shared)}."])
 
 
 def difference_table() -> str:

@@ -95,8 +95,13 @@ def project(backend: Backend, prediction: Any, x0: Array) -> Array:
 
 
 def size_of(backend: Backend, x: Array, over: str) -> Array:
-    """Return the root mean square of all of x, of each sample, or the mean of these."""
+    """Return the root mean square of all of x, of each sample, or the mean of these.
+
+    Of no elements it is 1, which may be divided by.
+    """
     xp, axes = backend.xp, tuple(range(1, len(x.shape)))
+    if 0 in tuple(x.shape):
+        return xp.exp(xp.sum(x))
     if over == "all":
         return xp.sqrt(xp.mean(x * x))
     each = xp.sqrt(xp.mean(x * x, axis=axes, keepdims=True)) if axes else xp.abs(x)

@@ -48,6 +48,7 @@ VARIANTS = (
         {"solver_order": 3, "eta": 1.0},
         {"solver_order": 3, "eta": 1.0, "third_order": "reference"},
         {"solver_order": 2, "corrector": "unic"},
+        {"solver_order": 2, "corrector": (("solver_order", 1), ("predict_x0", False))},
     ),
 )
 @register(

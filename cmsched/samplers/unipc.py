@@ -39,9 +39,7 @@ def corrects(a, b, *, solver_type="bh2", predict_x0=True):
     return h != 0 and (math.isfinite(h) or limit)
 
 
-def corrected(
-    loop, grid, *, solver_order, solver_type, predict_x0, disable_corrector, ramp_down
-):
+def corrected(loop, grid, *, solver_order, solver_type, predict_x0, disable_corrector, ramp_down):
     """Correct each sample of another loop once the network has seen it: UniC (eq. 5, B2).
 
     The options are those of "unipc". What the network said of x0 (or of eps) holds for the
@@ -77,6 +75,7 @@ def corrected(
                 eps = [e + change / b.sigma for e in eps]
             else:
                 x0 = x0 + change / b.alpha
+        x0 = x0 if predict_x0 else (yield Keep(x0))
         start, a = x, b
         nodes = newest(solver_order, [(b.lam, m), *nodes])
         left = len(grid) - step

@@ -4,7 +4,6 @@ from .a1111 import KDiffusionScheduler, from_a1111
 from .base import SchedulerMixin
 from .betas import KarrasDiffusionSchedulers
 from .config import CLASSES, ConfigMixin, FrozenDict
-from .edm import EDMEulerScheduler, EDMEulerSchedulerOutput
 from .distilled import (
     ConsistencyDecoderScheduler,
     ConsistencyDecoderSchedulerOutput,
@@ -13,6 +12,7 @@ from .distilled import (
     TCDScheduler,
     TCDSchedulerOutput,
 )
+from .edm import EDMEulerScheduler, EDMEulerSchedulerOutput
 from .first_order import (
     DDIMInverseScheduler,
     DDIMParallelScheduler,

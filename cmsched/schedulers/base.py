@@ -383,6 +383,7 @@ class SchedulerMixin(LevelsMixin):
     def _begun(self, timestep: Any) -> Run:
         """Return a new run: the only time that a timestep is looked up."""
         plan, entry = self._set(), self._begin_index
+        plan.check_traced()
         if entry is None:
             # an integer beside fractional times is more likely the number of an entry
             counts = isinstance(timestep, int | np.integer) and not plan.grid.integral
@@ -448,6 +449,7 @@ class SchedulerMixin(LevelsMixin):
         backend = resolve(sample)
         run = self._at(timestep)
         if kwargs:
+            model_output = self._heard(model_output, sample, kwargs)
             own = self._own_step(run, model_output, sample, generator, noise, kwargs)
             if own is not None:
                 self._run = run._replace(entry=run.entry + 1, index=None)
@@ -506,6 +508,10 @@ class SchedulerMixin(LevelsMixin):
             return engine.estimate_x0(plan, state.index, state.sample, output)
         return engine.estimate(plan, state, output).x0
 
+    def _heard(self, model_output: Array, sample: Array, options: dict[str, Any]) -> Array:
+        """Return what stands for the network's output; such options are taken out of the others."""
+        return model_output
+
     def _own_step(
         self,
         run: Run,
@@ -525,7 +531,10 @@ class SchedulerMixin(LevelsMixin):
             if name not in known:
                 raise TypeError(f"step() has no option {name!r}{nearest(name, known)}")
             check_option(name, value, known[name])
-        changed = {k: v for k, v in options.items() if base.options.get(k, known[k]) != v}
+        names = {name: self.renamed.get(name, name) for name in options}
+        changed = {
+            names[k]: v for k, v in options.items() if base.options.get(names[k], known[k]) != v
+        }
         plan = self._changed(base, changed) if changed else base
         if not begins_step(run.plan, run.entry - run.first):
             raise ValueError(

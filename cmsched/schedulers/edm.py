@@ -5,13 +5,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import spacings
+from .. import engine, spacings
 from .._messages import choose
 from ..backends import resolve
 from ..plan import Plan, make_plan
 from ..predictions import Prediction
 from ..schedules import Logarithmic, Point
-from .base import by_name, signed
 from .config import FrozenDict
 from .outputs import OriginalSampleOutput
 from .variance_exploding import Churned
@@ -116,6 +115,17 @@ class EDMEulerScheduler(Churned):
             )
         return self._levels_at(self._options, table)
 
+    def _at_timesteps(
+        self, config: FrozenDict, timesteps: list[float], **options: Any
+    ) -> list[Point]:
+        low, high = (0.25 * math.log(config[name]) for name in ("sigma_min", "sigma_max"))
+        if not low - 1e-6 <= timesteps[-1] <= timesteps[0] <= high + 1e-6:
+            raise ValueError(
+                f"timesteps={timesteps} lie outside [{low:g}, {high:g}]: they are log(sigma) / 4"
+                " from sigma_min to sigma_max; pass sigmas for other levels"
+            )
+        return super()._at_timesteps(config, timesteps, **options)
+
     def _at_sigmas(
         self, config: FrozenDict, sigmas: list[float], last: Point, **options: Any
     ) -> list[Point]:
@@ -129,27 +139,14 @@ class EDMEulerScheduler(Churned):
     def _training_times(self) -> np.ndarray:
         return np.array([p.t for p in self._training_points()])
 
-    def step(
-        self, model_output: Array, timestep: Any, sample: Array, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Take one step, as `SchedulerMixin.step` says.
-
-        With `pred_original_sample`, like sample, that is the estimate of x0, and the network's
-        output is not used.
-        """
-        if args:
-            kwargs = by_name(args, kwargs, tuple(self.step_options), "step")
-        given = kwargs.pop("pred_original_sample", None)
+    def _heard(self, model_output: Array, sample: Array, options: dict[str, Any]) -> Array:
+        """`pred_original_sample`, like sample, is the estimate of x0 whatever the network says."""
+        given = options.pop("pred_original_sample", None)
         if given is None:
-            return super().step(model_output, timestep, sample, **kwargs)
-        return super().step(given, timestep, sample, **kwargs, pred_original_sample=True)
-
-    step = signed(
-        step,
-        ("model_output", "timestep", "sample"),
-        step_options,
-        ("generator", "variance_noise"),
-    )
+            return model_output
+        engine.check_like(resolve(sample), sample, "pred_original_sample", given)
+        options["pred_original_sample"] = True
+        return given
 
     def _changed(self, plan: Plan, options: dict[str, Any]) -> Plan:
         if not options.pop("pred_original_sample", False):

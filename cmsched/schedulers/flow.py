@@ -114,6 +114,10 @@ class FlowScheduler(SchedulerMixin):
     def _training_times(self) -> np.ndarray:
         return np.array([p.t for p in self._training_points()])
 
+    def _visited(self, plan: Plan | None) -> tuple[Point, ...]:
+        """Noise can be added at every time, down to where there is none."""
+        return (self.schedule.at(sigma=0.0), *super()._visited(plan))
+
     def _changed(self, plan: Plan, options: dict[str, Any]) -> Plan:
         raise ValueError(
             f"{', '.join(options)}: at step() the network has already seen the sample, so it is too"
@@ -270,7 +274,7 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
         **options: Any,
     ) -> list[Point]:
         """With compatibility="diffusers" the levels are shifted, and the network is not told."""
-        train, ramp = config.num_train_timesteps, chosen_ramp(config)
+        train = config.num_train_timesteps
         if not 0.0 < timesteps[-1] <= timesteps[0] <= train:
             raise ValueError(
                 f"timesteps must lie in (0, {train}], none outside, got {timesteps}; pass sigmas"
@@ -282,9 +286,8 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
             if config.invert_sigmas:
                 return points
             return [replace(p, t=t) for p, t in zip(points, timesteps, strict=True)]
-        for name, value in {f"a {ramp} ramp": ramp, "mu": mu}.items():
-            if value is not None:
-                self._once(f"{name} has no effect on explicit timesteps; pass sigmas")
+        if mu is not None:
+            self._once("mu has no effect on explicit timesteps; pass sigmas")
         return self._at_levels(config, sigmas)
 
     def _table_shift(self, config: FrozenDict) -> float:

@@ -39,7 +39,6 @@ class PNDMScheduler(BetaScheduler):
     }
     step_options: ClassVar = {"return_dict": True}
     timesteps_options: ClassVar = {"num_inference_steps": UNSET, "device": None}
-    prediction_types = ("epsilon", "v_prediction")
     output_class = SchedulerOutput
     pndm_order = 4
     _compatibles: ClassVar = EXCHANGEABLE

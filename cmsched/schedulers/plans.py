@@ -79,12 +79,14 @@ class PlanMixin(ConfigMixin):
         options: constructor options and defaults, in the reference's order.
         grid_options: what `plan` takes beside the sampler's own options.
         whole_times: whether the network is conditioned on integers, where the grid has only such.
+        renamed: options of the sampler that this class has under names of its own.
         limited: whether there can be no more steps than training steps.
         upward: whether it goes from data to noise (inversion): `_finish` turns the grid round, and
             explicit lists are increasing.
     """
 
     grid_options: ClassVar[tuple[str, ...]] = ()
+    renamed: ClassVar[Mapping[str, str]] = {}
     whole_times: ClassVar[bool] = True
     limited: ClassVar[bool] = True
     upward: ClassVar[bool] = False
@@ -278,11 +280,13 @@ class PlanMixin(ConfigMixin):
         config = self._options
         self._validate(config)
         known = samplers.get(self._sampler(config, 1)[0]).options
+        options = {self.renamed.get(name, name): value for name, value in options.items()}
         for name, value in options.items():
             if name in known:
                 check_option(name, value, known[name])
             elif name not in self.grid_options:
-                have = (*inspect.signature(self.plan).parameters, *self.grid_options, *known)
+                own = (*self.grid_options, *self.renamed)
+                have = (*inspect.signature(self.plan).parameters, *own, *known)
                 raise TypeError(f"plan() has no option {name!r}{nearest(name, have)}")
         shaping = {k: options.pop(k) for k in self.grid_options if k in options}
         shaping = {k: v for k, v in shaping.items() if v is not None}

@@ -12,7 +12,7 @@ from ..plan import Plan, make_plan
 from ..samplers.formulas import noised
 from ..schedules import Point
 from ..spacings import Grid
-from .base import UNSET
+from .base import UNSET, one_time
 from .betas import BETA_OPTIONS, BetaMixin
 from .config import FrozenDict
 from .outputs import OriginalSampleOutput
@@ -123,8 +123,7 @@ class RePaintScheduler(PartsMixin, BetaMixin):
             return_dict: False for a tuple.
         """
         backend, given = resolve(sample), {"image": original_image, "mask": mask}
-        entry = self._entry(sample, timestep)
-        plan = self._single(entry)
+        plan = self._single(self._entry(sample, one_time(timestep)))
         check_output(backend, sample, model_output, plan.prediction)
         check_given(backend, sample, {*given}, given)
         state = engine.State(sample, (), 0)
@@ -149,7 +148,7 @@ class RePaintScheduler(PartsMixin, BetaMixin):
         generator: where noise comes from; see `SchedulerMixin.step`.
         """
         grid, backend = self._set().grid, resolve(sample)
-        entry = self._entry(sample, timestep)
+        entry = self._entry(sample, one_time(timestep))
         path = [grid.points[entry + 1], grid.points[entry]]
         if self._copies:
             t, stride = path[1].t, len(self) // len(grid)

@@ -276,11 +276,14 @@ class ScoreSde(PartsMixin, LevelsMixin):
         self, output: Array, timestep: Any, sample: Array, generator: Any
     ) -> tuple[Array, Array]:
         """Return the sample after the step from a time, and its mean."""
-        plan, backend = self._predictor(), resolve(sample)
-        state = engine.State(sample, (), self._entry(sample, timestep))
-        mean, std = engine.transition(plan, state, output)
-        drawn = isinstance(std, float) and std == 0.0
-        x = mean if drawn else mean + std * self._normal(sample, generator)
+        backend, state = resolve(sample), engine.State(sample, (), self._entry(sample, timestep))
+        mean, std = engine.transition(self._predictor(), state, output)
+        last = isinstance(std, float) and std == 0.0
+        x = (
+            mean
+            if last
+            else mean + std * backend.astype(self._normal(sample, generator), mean.dtype)
+        )
         return backend.astype(x, sample.dtype), backend.astype(mean, sample.dtype)
 
 

@@ -77,9 +77,10 @@ class DPMSolverSinglestepScheduler(SolverScheduler):
         plan: Plan | None = self._plan
         return self.get_order_list(len(self)) if plan is None else self._stages(plan.grid)
 
-    def _held(self, run: Run) -> int:
-        i, stages = run.entry - run.first, self._stages(run.plan.grid)
-        return stages[i] - 1 if i < len(stages) else 0
+    def _held(self, run: Run) -> Sequence[int]:
+        stage = (self._stages(run.plan.grid) + [1])[run.entry - run.first]
+        midpoint = run.plan.options["solver_type"] == "midpoint"
+        return (2,) if stage == 3 and midpoint else range(1, stage)
 
     def dpm_solver_first_order_update(
         self, model_output: Any, *, sample: Any, noise: Any = None

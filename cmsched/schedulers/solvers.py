@@ -67,7 +67,7 @@ class SolverScheduler(BetaScheduler):
         super()._validate(config)
         common = {
             "final_sigmas_type": FINAL_SIGMAS,
-            "time_shift_type": ("exponential",),
+            "time_shift_type": tuple(SHIFTS),
             "variance_type": (None, "learned", "learned_range"),
         }
         for name, values in {**common, **self.choices}.items():
@@ -250,19 +250,22 @@ class SolverScheduler(BetaScheduler):
         run = self._run
         return 0 if run is None else min(run.entry - run.first, self._options.solver_order)
 
-    def _held(self, run: Run) -> int:
-        """Return how many of the last outputs the next step may need."""
-        return run.entry - run.first
+    def _held(self, run: Run) -> Sequence[int]:
+        """Return the ages of the outputs that the next step may need."""
+        return range(1, run.entry - run.first + 1)
 
     @property
     def model_outputs(self) -> list[Any]:
-        """The converted outputs that the next step needs, the newest last, and None for others."""
-        kept: list[Any] = []
+        """The converted outputs that the next step may need, the newest last; None for others."""
+        outputs = [None] * self._options.solver_order
         if (run := self._run) is not None:
             place = ("d", 0) if self._data(self._options) else self.kept
             slots = zip(run.plan.check_traced().slots, run.memory, strict=False)
-            kept = [m for (*kind, age), m in slots if (*kind,) == place and age <= self._held(run)]
-        return [None] * (self._options.solver_order - len(kept)) + [*reversed(kept)]
+            held = self._held(run)
+            for (*kind, age), array in slots:
+                if (*kind,) == place and age in held:
+                    outputs[-age] = array
+        return outputs
 
     def convert_model_output(self, model_output: Any, *, sample: Any) -> Any:
         """Return what the solver integrates: the estimate of x0, or that of eps."""

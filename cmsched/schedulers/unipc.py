@@ -52,7 +52,6 @@ class UniPCMultistepScheduler(SolverScheduler):
     choices: ClassVar = {
         "solver_order": ORDERS,
         "solver_type": ("bh1", "bh2"),
-        "time_shift_type": tuple(SHIFTS),
     }
     foreign: ClassVar = dict.fromkeys(("midpoint", "heun", "logrho"), "bh2")
     terminal = 2.0**-24

@@ -335,21 +335,12 @@ class LMSDiscreteScheduler(SigmaScheduler):
         "steps_offset": 0,
     }
     step_options: ClassVar = {"order": 4, "return_dict": True}
+    renamed: ClassVar = {"order": "solver_order"}
     output_class = LMSDiscreteSchedulerOutput
     _compatibles: ClassVar = EXCHANGEABLE
 
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
         return "lms", {}
-
-    def plan(self, *args: Any, order: int | None = None, **options: Any) -> Plan:
-        """Return the plan of a run, as `PlanMixin.plan` says; order: of the method, 1 or more."""
-        if order is not None:
-            options["solver_order"] = spacings.check_count("order", order)
-        return super().plan(*args, **options)
-
-    def _changed(self, plan: Plan, options: dict[str, Any]) -> Plan:
-        order = spacings.check_count("order", options["order"])
-        return super()._changed(plan, {"solver_order": order})
 
     def get_lms_coefficient(self, order: int, t: int, current_order: int) -> float:
         """Return the weight of the slope at entry t - current_order in the step from entry t.

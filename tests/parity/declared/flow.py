@@ -11,7 +11,7 @@ import cmsched
 from .. import runs
 from ..declaring import EPS, X, both, close, differs, ours, quick, ramped, theirs
 from ..grid import GIVEN, Case, Space, count
-from .shared import NO_SUCH_RUN, PRECISION, PREDICTIONS, UNNEEDED_NOISE
+from .shared import NO_SUCH_RUN, PRECISION, PREDICTIONS, REJECTED_OPTIONS, UNNEEDED_NOISE
 from .sigma import BEFORE_SET_TIMESTEPS, LIST_OF_LEVELS
 
 FLOW_EULER, FLOW_HEUN = ("FlowMatchEulerDiscreteScheduler",), ("FlowMatchHeunDiscreteScheduler",)
@@ -31,16 +31,22 @@ def shifted_twice(space: Space, case: Case) -> bool:
     )
 
 
-SHIFTED_TWICE = differs(
-    "shift of the lowest level",
-    "once, as of every level",
-    "twice: a run begins with levels even between ends that are shifted already",
-    right="arXiv:2403.03206, eq. 23, maps the levels of an unshifted run",
+SHIFTS = differs(
+    "shifted levels of a flow",
+    "a level is shifted once; explicit timesteps are those of the levels",
+    "a run begins with levels even between ends that are shifted already; explicit timesteps are "
+    "shifted, and the network is told them as they were",
+    right="arXiv:2403.03206, eq. 23, maps the levels of an unshifted run; arXiv:2209.03003, eq. 1: "
+    "the network is told the level of its sample",
 ).concerns(FLOWS, where=shifted_twice)
 
 
-@SHIFTED_TWICE.proves
+@SHIFTS.proves
 def shift_twice() -> None:
+    """The lowest level counts its shift once.
+
+    ArXiv:2403.03206, eq. 23.
+    """
     once, twice = 3 * 0.001 / 1.002, 3 * (3 * 0.001 / 1.002) / (1 + 2 * (3 * 0.001 / 1.002))
     for names in (FLOW_EULER, FLOW_HEUN):
         with theirs(names, shift=3.0) as scheduler:
@@ -59,16 +65,15 @@ def bent(space: Space, case: Case) -> bool:
     return bool(alone and (moved or (ramped(case) and count(case) > 2)))
 
 
-TOLD = differs(
-    "levels of explicit timesteps",
-    "those the network is told",
-    "shifted, stretched and placed by a ramp, while the network is told the timesteps",
-    right="arXiv:2209.03003, eq. 1: the network is conditioned on the level of its sample",
-).concerns(FLOW_EULER, where=bent)
+SHIFTS.concerns(FLOW_EULER, where=bent)
 
 
-@TOLD.proves
+@SHIFTS.proves
 def told() -> None:
+    """Explicit timesteps are those of the levels.
+
+    ArXiv:2209.03003, eq. 1.
+    """
     times = [900.0, 400.0]
     with theirs(FLOW_EULER, shift=3.0) as scheduler:
         scheduler.set_timesteps(timesteps=times)
@@ -109,16 +114,16 @@ def tokens() -> None:
         assert close(out, theirs_out) == (mode == "diffusers")
 
 
-FLOW_CHURN = differs(
-    "churn of a flow",
-    "`plan` noises up before an evaluation; `step`, where it is too late, raises. The reference's "
-    "Euler ignores it, its Heun adds the noise of another frame after each evaluation",
-    right="arXiv:2206.00364, algorithm 2, lines 4 to 6, in sigma / alpha",
-).concerns(FLOWS)
+REJECTED_OPTIONS.concerns(FLOWS)
 
 
-@FLOW_CHURN.proves
-def churn() -> None:
+@REJECTED_OPTIONS.proves
+def churn_of_a_flow() -> None:
+    """`plan` noises up before an evaluation, `step`, where it is too late, raises; the reference's
+    Euler ignores it, its Heun adds the noise of another frame after each evaluation.
+
+    ArXiv:2206.00364, algorithm 2, lines 4 to 6, in sigma / alpha.
+    """
     with theirs(FLOW_EULER) as scheduler:
         assert close(quick(scheduler, 4, s_churn=3.0), quick(scheduler, 4))
     with theirs(FLOW_HEUN) as scheduler:

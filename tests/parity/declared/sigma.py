@@ -219,6 +219,7 @@ BEFORE_SET_TIMESTEPS = differs(
 
 @BEFORE_SET_TIMESTEPS.proves
 def fresh() -> None:
+    """Heun's levels are those of the training steps, Euler's go to the configured end."""
     with theirs(("HeunDiscreteScheduler",), use_karras_sigmas=True) as scheduler:
         bar, run = scheduler.alphas_cumprod, scheduler.sigmas
     table = ((1 - bar) / bar).sqrt().flip(0)

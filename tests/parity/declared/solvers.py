@@ -83,6 +83,10 @@ TIMES_BETWEEN = differs(
 
 @TIMES_BETWEEN.proves
 def truncated() -> None:
+    """As the level says; in the reference cut to integers, beside the fractional level.
+
+    The network must be told the level it sees.
+    """
     options = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     options["use_exponential_sigmas"] = True
     with theirs(DPM, **options) as scheduler:
@@ -358,12 +362,12 @@ def inverse_flow() -> None:
 
 @LIST_OF_LEVELS.proves
 def inverse_repeated() -> None:
-    """Every level has its time; where times cut to integers repeat, the reference leaves out times,
+    """Every level has its time; where rounded times repeat, the reference leaves out times,
     but not their levels, and stops before the end.
 
     A step of the loop goes from one level to the next, and the network is told which.
     """
-    options = {"use_exponential_sigmas": True, "num_train_timesteps": 60}
+    options = {"use_karras_sigmas": True, "num_train_timesteps": 60}
     with theirs(INVERSE, **options) as scheduler:
         scheduler.set_timesteps(20)
         assert len(scheduler.timesteps) < len(scheduler.sigmas) - 1
@@ -439,8 +443,8 @@ REJECTED_OPTIONS.concerns(SINGLE)
 
 @REJECTED_OPTIONS.proves
 def threshold_of_noise() -> None:
-    """Dynamic thresholding works with algorithm_type="dpmsolver"; the reference raises, looking for
-    alpha at a timestep that it was not given.
+    """Dynamic thresholding works with algorithm_type="dpmsolver"; the reference takes alpha of all
+    training steps for that of the timestep.
 
     ArXiv:2205.11487, section 2.3: the estimate of x0 is thresholded, whatever is integrated.
     """
@@ -449,7 +453,7 @@ def threshold_of_noise() -> None:
         "thresholding": True,
         "final_sigmas_type": "sigma_min",
     }
-    with theirs(SINGLE, **options) as scheduler, pytest.raises(TypeError):
+    with theirs(SINGLE, **options) as scheduler, pytest.raises(RuntimeError):
         quick(scheduler, 4)
     for mode in both():
         results = [
@@ -569,3 +573,64 @@ def ramps_of_a_flow() -> None:
             points = ours(UNIPC, mode, **options).plan(4).points
             assert all(close(p.alpha + p.sigma, 1.0, 1e-15) for p in points)
             assert points[0].ratio > 100
+
+
+LIMITS.concerns(SINGLE)
+
+
+@LIMITS.proves
+def bend_of_the_third_stage() -> None:
+    """The weight of the second difference vanishes with the length of a step; with
+    sde-dpmsolver++ and "heun" the reference has (1 - e^-2h - 2h) / (2h)^2 - 1/2, which goes to -1.
+
+    arXiv:2211.01095, appendix B, as in its multistep form.
+    """
+    options = {
+        "algorithm_type": "sde-dpmsolver++",
+        "solver_type": "heun",
+        "solver_order": 3,
+        "final_sigmas_type": "sigma_min",
+        "prediction_type": "sample",
+    }
+    zero, one = torch.zeros_like(X), torch.ones_like(X)
+
+    def bent(scheduler: Any) -> float:
+        """What the middle one of three outputs does to the third stage of a short step."""
+        scheduler.set_timesteps(999)
+        for i in range(2):
+            scheduler.step(zero, scheduler.timesteps[i], zero)
+        outputs = [zero, one, zero]
+        after = scheduler.singlestep_dpm_solver_third_order_update(outputs, sample=zero, noise=zero)
+        return float(after.flatten()[0])
+
+    with theirs(SINGLE, **options) as scheduler:
+        found = bent(scheduler)
+    assert all(abs(bent(ours(SINGLE, mode, **options))) < 0.1 * abs(found) for mode in both())
+
+
+PREDICTIONS.concerns(UNIPC)
+
+
+@PREDICTIONS.proves
+def corrected_predictor() -> None:
+    """What the network said of x0 (of eps without predict_x0) stays as the sample is corrected, with
+    solver_p as well; there the reference reads the output anew at the corrected sample.
+
+    ArXiv:2302.04867, algorithm 1: what was evaluated at the prediction is kept for later steps.
+    """
+    options = {"solver_order": 1, "final_sigmas_type": "sigma_min"}
+
+    def second(scheduler: Any) -> torch.Tensor:
+        scheduler.set_timesteps(4)
+        x = scheduler.step(EPS, scheduler.timesteps[0], X).prev_sample
+        return scheduler.step(X, scheduler.timesteps[1], x).prev_sample
+
+    with theirs(DPM, solver_order=1) as inner, theirs(UNIPC, solver_p=inner, **options) as scheduler:
+        expected = second(scheduler)
+    with theirs(UNIPC, **options) as scheduler:
+        plain = second(scheduler)
+    for mode in both():
+        inner = ours(DPM, mode, solver_order=1)
+        found = second(ours(UNIPC, mode, solver_p=inner, **options))
+        assert close(found, plain), "the predictor of UniPC-1 is the first-order step"
+        assert not close(found, expected)

@@ -226,7 +226,7 @@ SPACES = [
                 ("n", "timestep_spacing", "use_flow_sigmas"),
                 lambda n, spacing, flow: n != TRAIN or flow or spacing == "trailing",
             ),
-            # the reference leaves out repeated times, but not their levels
+            # times repeat: the reference leaves them out, or starts at the wrong step
             *(
                 Rule(("n", name), lambda n, asked: not asked or n not in (20, TRAIN))
                 for name in RAMPS
