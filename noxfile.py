@@ -88,7 +88,8 @@ def tests_frameworks(session: nox.Session) -> None:
     """Test PyTorch and JAX, and the digits on every framework."""
     run_shared(
         session,
-        *("-m", "pytest", "-n", "2", "-m", "not peers", "--ignore=tests/test_readme.py"),
+        *("-m", "pytest", "-n", "2", "-m", "not peers and not host"),
+        "--ignore=tests/test_readme.py",
         *session.posargs,
         CMSCHED_BACKENDS="torch,jax",
         CMSCHED_REQUIRE_BACKENDS="torch,jax,demo",

@@ -201,12 +201,12 @@ def _all() -> list[_Entry]:
 
 def _find(name: str) -> _Entry:
     """Return the scheduler of a name: short, of the class, or of a registered sampler."""
-    known = {**_schedulers(), **_samplers()}
-    for short, entry in known.items():
-        if name in (short, entry.cls.__name__):
-            return entry
-    names = [*known, *(entry.cls.__name__ for entry in known.values())]
-    hint = nearest(name, names)
+    classes = _schedulers()
+    known = {**classes, **_samplers()}
+    titles = {entry.cls.__name__: entry for entry in classes.values()}
+    if name in known or name in titles:
+        return known.get(name) or titles[name]
+    hint = nearest(name, [*known, *titles])
     raise Wrong(
         f"unknown scheduler {name!r}" + (hint if "mean" in hint else f"; known: {', '.join(known)}")
     )

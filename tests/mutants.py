@@ -161,6 +161,30 @@ MUTANTS = [
         "test_sigma",
     ),
     Mutant("edm velocity", "predictions.py", "return -c, -d", "return -c, d", "test_sigma"),
+    Mutant(
+        "clipped deis",
+        "samplers/adams.py",
+        "eps = (x - a.alpha * x0) / a.sigma",
+        "eps = 1.0 * eps",
+        "test_solvers",
+    ),
+    Mutant(
+        "corrector of another step",
+        "samplers/unipc.py",
+        "off = disable_corrector is True or step - 1 in disable_corrector",
+        "off = disable_corrector is True or step in disable_corrector",
+        "test_solvers",
+    ),
+    Mutant(
+        "corrector sign", "samplers/unipc.py", "known + own * m", "known - own * m", "test_solvers"
+    ),
+    Mutant(
+        "stages",
+        "samplers/runge_kutta.py",
+        "sizes[-2:] = [solver_order - 1, 1]",
+        "sizes[-2:] = [1, solver_order - 1]",
+        "test_solvers",
+    ),
     # where
     Mutant(
         "zero terminal SNR",
@@ -209,6 +233,28 @@ MUTANTS = [
     ),
     Mutant("skip", "plan.py", "self.grid.skip(k)", "self.grid.skip(0)", "test_plan"),
     Mutant("pattern", "plan.py", "have.get(source, 0.0)", "have.get(source, 1.0)", ENGINE),
+    # the named classes
+    Mutant(
+        "inversion goes down",
+        "schedulers/multistep.py",
+        "return points[::-1][:n]",
+        "return points[:n]",
+        "test_solvers",
+    ),
+    Mutant(
+        "terminal forgotten",
+        "schedulers/unipc.py",
+        "sigmas = spacings.stretched(sigmas, config.shift_terminal)",
+        "sigmas = 1.0 * sigmas",
+        "test_solvers",
+    ),
+    Mutant(
+        "dynamic shift",
+        "schedulers/solvers.py",
+        "SHIFTS[config.time_shift_type](mu)",
+        "float(mu)",
+        "test_solvers",
+    ),
     # arrays
     Mutant("finished rows", TABLE, "backend.where(finished, sample, new)", "new", ENGINE),
     Mutant(
@@ -383,8 +429,8 @@ MUTANTS = [
     Mutant(
         "TCD's landing",
         FIRST,
-        "grid.at_time((1 - min(eta, 1.0)) * b.t)",
-        "grid.at_time(min(eta, 1.0) * b.t)",
+        "grid.at_time((1 - eta) * b.t)",
+        "grid.at_time(eta * b.t)",
         "test_first_order",
     ),
     Mutant(

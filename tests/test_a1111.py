@@ -10,6 +10,8 @@ import cmsched
 from cmsched.samplers import REGISTRY
 from cmsched.schedulers.a1111 import A1111, ALIASES, SUFFIXES
 
+pytestmark = pytest.mark.host
+
 # the table of the reference documentation: name | class | how to construct it
 TABLE = """
 | DPM++ 2M            | [`DPMSolverMultistepScheduler`]     |  |
@@ -114,7 +116,9 @@ def test_a_models_own_config_is_kept():
 
 
 def test_errors_name_the_nearest():
-    with pytest.raises(ValueError, match=r"no A1111 sampler 'DPM\+\+ 2N'; did you mean 'DPM\+\+ 2M'"):
+    with pytest.raises(
+        ValueError, match=r"no A1111 sampler 'DPM\+\+ 2N'; did you mean 'DPM\+\+ 2M'"
+    ):
         cmsched.from_a1111("DPM++ 2N")
     with pytest.raises(TypeError, match="did you mean 'solver_order'"):
         cmsched.from_a1111("DPM++ 2M", solver_odrer=3)

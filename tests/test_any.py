@@ -21,6 +21,8 @@ from cmsched.samplers import REGISTRY, get
 from cmsched.schedules import BETA_SCHEDULES, SCHEDULES, Betas
 from cmsched.spacings import RAMPS, TIMES
 
+pytestmark = pytest.mark.host
+
 VARIANTS = [
     (name, {k: v for k, v in options.items() if k != "prediction_type"})
     for name, entry in REGISTRY.items()

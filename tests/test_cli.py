@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 import cmsched
-from cmsched import cli
+from cmsched import cli, digits
+from cmsched.noise import Rng
+from cmsched.plan import Plan
+from cmsched.samplers import REGISTRY
 
 DEMO = find_spec("sklearn") is not None and find_spec("matplotlib") is not None
 needs_demo = pytest.mark.skipif(not DEMO, reason="the digits need scikit-learn and matplotlib")
@@ -52,6 +55,29 @@ def refusal(capsys, *arguments):
     return printed.err
 
 
+def off_digits(made):
+    """Root mean square distance of each image to the nearest training image."""
+    flat, known = made.reshape(len(made), -1), digits.images().reshape(1797, -1)
+    return np.sqrt(np.mean((flat[:, None] - known) ** 2, axis=2)).min(axis=1)
+
+
+@needs_demo
+def test_repaint_keeps_the_upper_half_and_fills_in_the_lower():
+    made = images("--scheduler", "repaint", "--number", "4", "--dtype", "float64")[0]
+    given = cli._examples(4, Rng(0, sample=range(4)))
+    np.testing.assert_allclose(made[:, :, :4], given[:, :, :4], atol=1e-12)
+    changed = np.abs(made[:, :, 4:] - given[:, :, 4:]).max(axis=(1, 2, 3)) > 0.5
+    assert np.sum(changed) >= 2  # an upper half may have only one lower half
+
+
+@needs_demo
+@pytest.mark.parametrize("name", ["ddim_inverse", "dpmpp_2m_inverse"])
+def test_an_inversion_is_followed_back(name):
+    made = images("--scheduler", name, "--number", "4", "--steps", "100", "--dtype", "float64")[0]
+    given = cli._examples(4, Rng(0, sample=range(4)))
+    assert np.sqrt(np.mean((made - given) ** 2)) < 0.2
+
+
 @needs_demo
 def test_without_arguments_it_makes_a_picture(capsys):
     cli.main(["sample"])
@@ -70,14 +96,17 @@ def test_without_arguments_it_makes_a_picture(capsys):
 
 @needs_demo
 def test_compare_gives_a_row_to_each_scheduler(capsys):
-    made = images("--compare", "all", "--number", "3", "--steps", "6")
-    assert made.shape == (len(cli._schedulers()), 3, 1, 8, 8)
-    assert np.all(np.isfinite(made))
+    made = images("--compare", "all", "--number", "3")
     names = np.load("made.npz")["schedulers"].tolist()
-    assert set(EIGHT) <= set(names)
-    for i, name in enumerate(names):
-        alone = images("--scheduler", name, "--number", "3", "--steps", "6")
-        np.testing.assert_array_equal(made[i], alone[0])
+    assert made.shape == (len(names), 3, 1, 8, 8)
+    assert set(cli._schedulers()) <= set(names)
+    plans = [cli._find(name).plan(None) for name in names]
+    assert {plan.sampler for plan in plans if isinstance(plan, Plan)} == set(REGISTRY)
+    for name, those in zip(names, made, strict=True):
+        assert np.max(off_digits(those)) < 0.35, name
+    for name in (*EIGHT, "repaint", "ddim_inverse", "vq_diffusion", "dpm_adaptive"):
+        alone = images("--scheduler", name, "--number", "3")
+        np.testing.assert_array_equal(made[names.index(name)], alone[0])
     cli.main(["sample", "--compare", "ddim,LCMScheduler", "--number", "2"])
     assert Path("digits.png").stat().st_size > 500
     printed = capsys.readouterr().out
@@ -128,13 +157,45 @@ def test_half_precision(backend, dtype):
 def test_list_prints_every_scheduler(capsys):
     cli.main(["list"])
     lines = capsys.readouterr().out.splitlines()
-    table = {line.split()[0]: line for line in lines[1:]}
-    assert len(table) == len(cli._schedulers())
+    titles, end = lines[0], lines.index("")
+    at = {title: titles.index(title) for title in cli.COLUMNS}
+    table = {line.split()[0]: line for line in lines[1:end]}
+    public = {name for name in cmsched.schedulers.CLASSES if name in cmsched.__all__}
+    assert {line[at["class"] :].split()[0] for line in table.values()} == public - {"Scheduler"}
     for short, name in EIGHT.items():
-        assert name in table[short]
+        assert table[short][at["class"] :].startswith(name)
         assert "arXiv" in table[short]
-    assert table["heun"].split()[2:5] == ["2", "2", "no"]
-    assert table["ddpm"].split()[2:5] == ["1", "1", "yes"]
+    assert table["heun"][at["order"] :].split()[:3] == ["2", "2", "no"]
+    assert table["ddpm"][at["order"] :].split()[:3] == ["1", "1", "yes"]
+    assert table["vq_diffusion"][at["order"] :].split()[:3] == ["-", "1", "yes"]
+    assert table["dpmpp_2m"][at["A1111"] :].startswith("DPM++ 2M, DPM++ 2M SDE, ")
+    assert set(REGISTRY) <= set(lines[-1].replace(",", "").split())
+
+
+def test_names_are_words():
+    names = {entry.cls.__name__: short for short, entry in cli._schedulers().items()}
+    assert len(names) == len(cli._schedulers())
+    assert names["DDIMInverseScheduler"] == "ddim_inverse"
+    assert names["KDPM2AncestralDiscreteScheduler"] == "kdpm2_ancestral"
+    assert names["FlowMatchEulerDiscreteScheduler"] == "flow_match_euler"
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_show_knows_every_sampler(capsys, name):
+    cli.main(["show", name, "--steps", "6"])
+    printed = capsys.readouterr().out
+    if name not in cli._schedulers():  # otherwise a class of that name is meant
+        assert f"sampler = {name!r}" in printed
+        assert REGISTRY[name].paper in printed
+
+
+def test_show_of_tokens_and_of_steps_that_depend_on_data(capsys):
+    cli.main(["show", "vq_diffusion", "--steps", "3"])
+    assert "3 steps, at the times 99, 50, 0" in capsys.readouterr().out
+    cli.main(["show", "dpm_adaptive"])
+    printed = capsys.readouterr().out
+    assert "rtol = 0.05" in printed
+    assert "depends on the data" in printed
 
 
 @pytest.mark.parametrize("name", [*EIGHT, *EIGHT.values()])
@@ -142,6 +203,7 @@ def test_show_prints_parameters_and_coefficients(capsys, name):
     cli.main(["show", name, "--steps", "3"])
     printed = capsys.readouterr().out
     cls = getattr(cmsched, EIGHT.get(name, name))
+    assert printed.startswith(f"{cls.__name__} (")
     assert cls.__name__ in printed
     for parameter, default in cls.options.items():
         assert f"{parameter} = {default!r}" in printed
@@ -168,6 +230,7 @@ def test_version_and_help(capsys):
         (["sample", "--scheduler", "dddim"], "did you mean 'ddim'?"),
         (["sample", "--scheduler", "EulerDiscreteSheduler"], "'EulerDiscreteScheduler'"),
         (["sample", "--scheduler", "?"], "known: "),
+        (["show", "Scheduler"], "unknown scheduler 'Scheduler'"),
         (["sample", "--compare", "ddim,eular"], "did you mean 'euler'?"),
         (["sample", "--compare", ""], "unknown scheduler ''"),
         (["sample", "--scheduler", "ddim", "--compare", "ddim,heun"], "not allowed with"),
@@ -181,6 +244,8 @@ def test_version_and_help(capsys):
         (["show", "ddim", "--steps", "-3"], "at least 1"),
         (["show"], "name"),
         (["sampel"], "sampel"),
+        (["plot", "speed"], "invalid choice: 'speed'"),
+        (["plot", "quality", "--out", "quality.npz"], ".png"),
     ],
 )
 def test_wrong_arguments_get_one_line(capsys, elsewhere, arguments, said):

@@ -234,3 +234,56 @@ def test_network_traces_under_jit(denoiser):
     compiled = jax.jit(whole)(noise)
     np.testing.assert_allclose(compiled, whole(noise), rtol=0, atol=1e-11)
     assert np.all(np.isfinite(jax.grad(lambda x: whole(x).sum())(noise)))
+
+
+# Tokens, and samplers that choose their levels
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return cmsched.VQDiffusionScheduler(num_vec_classes=18).plan(timesteps=[99, 60, 20, 0])
+
+
+def direct_token_posterior(x, alpha, beta, blur):
+    """p(x_0 | x_t) of one image's tokens: Bayes' rule over images, pixel by pixel."""
+    levels = np.round((digits.images().reshape(-1, 64) + 1) * 8).astype(int)
+    prior = (1 - blur) * np.eye(17)[levels] + blur / 17  # (images, 64, 17)
+    joint = np.empty_like(prior)
+    for i, token in enumerate(x):
+        seen = np.ones(17) if token == 17 else alpha * (np.arange(17) == token) + beta
+        joint[:, i] = prior[:, i] * seen
+    log_weight = np.log(joint.sum(axis=2)).sum(axis=1)
+    weight = np.exp(log_weight - log_weight.max())
+    weight /= weight.sum()
+    return np.einsum("k,kil->li", weight, joint / joint.sum(axis=2, keepdims=True))
+
+
+@pytest.mark.parametrize("blur", [0.01, 0.3])
+def test_token_network_is_the_posterior(xp, tokens, blur):
+    levels = np.round((digits.images()[:3].reshape(-1, 64) + 1) * 8).astype(int)
+    rng = np.random.default_rng(0)
+    for t, masked in zip(tokens.timesteps, (1.0, 0.6, 0.3, 0.0), strict=True):
+        noise = rng.integers(0, 17, levels.shape)
+        x = np.where(rng.random(levels.shape) < 0.1, noise, levels)
+        x = np.where(rng.random(levels.shape) < masked, 17, x)
+        model = digits.token_network(tokens, blur, dtype="float64")
+        got = np.exp(xp.numpy(model(xp.asarray(x), xp.asarray(np.asarray(t)))))
+        alpha, beta, _ = tokens.cumulative(t)
+        for one, expected in zip(got, x, strict=True):
+            np.testing.assert_allclose(
+                one, direct_token_posterior(expected, alpha, beta, blur), atol=1e-10
+            )
+
+
+def test_levels_that_a_sampler_chooses():
+    """An adaptive sampler asks at levels of its own; the network answers at each exactly."""
+    options = {"schedule": "vp_sde", "spacing": "karras", "final_sigmas_type": "sigma_min"}
+    plan = cmsched.Scheduler(sampler="dpm_adaptive", **options).plan(1)
+    denoiser = digits.Denoiser()
+    model = digits.network(plan, denoiser)
+    for t in (0.9, 0.4123, 0.02):
+        at = plan.grid.schedule.at(t=t)
+        x = noisy(at.alpha, at.sigma, 4)
+        eps = model(x, np.asarray(t))
+        expected = (x - at.alpha * denoiser(x, at.alpha, at.sigma)) / at.sigma
+        np.testing.assert_allclose(eps, expected, rtol=0, atol=1e-10)

@@ -22,6 +22,8 @@ from cmsched.samplers import get
 from cmsched.schedules import VPSDE, Flow, Logarithmic
 from cmsched.spacings import Grid, karras
 
+pytestmark = pytest.mark.host
+
 DATA = Gaussian()
 # an error may pass through zero for one width, not for all
 WIDTHS = (Gaussian(-0.4, 0.2), DATA, Gaussian(0.1, 1.4))

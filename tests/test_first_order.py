@@ -328,6 +328,19 @@ def test_what_tcd_shows_before_its_noise(xp, eta):
             assert noised == (s == following)
 
 
+def test_eta_of_tcd_is_a_part():
+    scheduler = cmsched.TCDScheduler()
+    scheduler.set_timesteps(4)
+    x = normals((1, 2))
+    for refused in (
+        lambda: scheduler.plan(4, eta=1.5),
+        lambda: scheduler.step(x, 999, x, eta=1.5, generator=7),
+    ):
+        with pytest.raises(ValueError, match=r"eta is the part of a time, in \[0, 1\], got 1.5"):
+            refused()
+    assert scheduler.step_index is None
+
+
 @pytest.mark.parametrize("name", ["LCMScheduler", "TCDScheduler"])
 def test_options_without_effect_say_so(name):
     cls = getattr(cmsched, name)

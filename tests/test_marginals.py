@@ -29,6 +29,8 @@ from cmsched.samplers.first_order import VARIANCES
 from cmsched.schedules import VPSDE, Betas, Flow
 from cmsched.spacings import Grid
 
+pytestmark = pytest.mark.host
+
 SIZE = 200
 
 

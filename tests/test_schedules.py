@@ -28,6 +28,8 @@ from cmsched.schedules import (
     rescale_zero_terminal_snr,
 )
 
+pytestmark = pytest.mark.host
+
 FRAMES = ("vp", "ve", "flow", "trig")
 CONTINUOUS = [VPSDE, Flow, VESDE, Logarithmic, Identity, Cosine, TrigFlow]
 levels = st.floats(-7.0, 7.0)  # lam

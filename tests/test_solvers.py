@@ -19,6 +19,8 @@ from cmsched.schedulers import (
     UniPCMultistepScheduler,
 )
 
+pytestmark = pytest.mark.host
+
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 TIMES = [990, 700, 320, 90, 11]
 FAMILY = [
@@ -314,8 +316,8 @@ def test_solver_p_in_a_config():
         assert again.plan(5).options == scheduler.plan(5).options
     with pytest.raises(TypeError, match="solver_p"):
         scheduler.to_json_string()
+    scheduler.set_timesteps(4)
     with pytest.raises(ValueError, match="solver_p the predictor"):
-        scheduler.set_timesteps(4)
         scheduler.multistep_uni_p_bh_update(EPS, sample=X, order=1)
 
 

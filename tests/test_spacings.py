@@ -39,6 +39,8 @@ from cmsched.spacings import (
     timesteps,
 )
 
+pytestmark = pytest.mark.host
+
 BETWEEN = [name for name in RAMPS if len(check_spacing(name, {})) == 2]  # ramps with both ends
 levels = st.tuples(st.floats(0.01, 1.0), st.floats(1.5, 200.0))
 

@@ -13,6 +13,8 @@ from cmsched.schedules import VPSDE, Point
 from cmsched.spacings import Grid
 from cmsched.tracing import Form
 
+pytestmark = pytest.mark.host
+
 
 def plan_of(loop, n=3, *, stored=0, prediction=None, grid=None, **traits):
     """The plan of a loop registered for the moment."""
@@ -220,7 +222,9 @@ def test_raw_noise_of_a_clean_sample():
     """Where sigma is 0 the noise estimate is not made of x and x0, but of the output itself."""
     grid = Grid((Point(0.0, 1.0, 0.0), Point(1.0, 0.6, 0.8)), VPSDE())
     for kind, x, m in (("epsilon", 0.6, 0.8), ("v_prediction", 0.6, 0.8), ("score", 0.6, 0.0)):
-        terms = {v: c for v, c, _ in make_plan("ddim", grid, Prediction(kind)).rows[0].statements[0][1]}
+        terms = {
+            v: c for v, c, _ in make_plan("ddim", grid, Prediction(kind)).rows[0].statements[0][1]
+        }
         assert terms == pytest.approx({k: c for k, c in ((0, x), (1, m)) if c}, rel=1e-14)
     with pytest.raises(ValueError, match="does not determine eps"):
         make_plan("ddim", grid, Prediction("sample"))

@@ -205,7 +205,9 @@ def landing(grid: Any, b: Point, eta: float) -> Point:
     """Return where the deterministic part of TCD's step to b ends."""
     if b is grid.points[-1] or not eta:
         return b
-    past: Point = grid.at_time((1 - min(eta, 1.0)) * b.t)
+    if eta > 1:
+        raise ValueError(f"eta is the part of a time, in [0, 1], got {eta}")
+    past: Point = grid.at_time((1 - eta) * b.t)
     if past.ratio > b.ratio:
         raise ValueError("tcd needs model times that are 0 where there is no noise")
     return past

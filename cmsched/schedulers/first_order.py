@@ -245,7 +245,6 @@ class Parallel(SchedulerMixin):
         if changed := tuple(item for item in options.items() if plan.options[item[0]] != item[1]):
             plan = with_options(plan, changed)
         entries = plan.timesteps
-
         near = tolerance(float(np.abs(entries).max()))
 
         def check(host: np.ndarray) -> None:
@@ -256,8 +255,8 @@ class Parallel(SchedulerMixin):
         t = times_beside(sample, timesteps, check)
         backend = resolve(sample)
         xp, dtype = backend.xp, sample.dtype
-        known = backend.put(entries.astype(float), sample, t.dtype)
-        off = xp.abs(xp.expand_dims(t, axis=-1) - known)
+        there = plan.on(sample).numbers[1, : len(plan)]  # the entries, on the sample's device
+        off = xp.abs(xp.expand_dims(t, axis=-1) - there)
         shape = t.shape if tuple(t.shape) == tuple(sample.shape[:1]) else ()
         index = xp.reshape(xp.argmin(off, axis=-1), shape)
         missed = xp.min(off, axis=-1) > near

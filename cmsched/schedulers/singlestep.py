@@ -78,7 +78,7 @@ class DPMSolverSinglestepScheduler(SolverScheduler):
         return self.get_order_list(len(self)) if plan is None else self._stages(plan.grid)
 
     def _held(self, run: Run) -> Sequence[int]:
-        stage = (self._stages(run.plan.grid) + [1])[run.entry - run.first]
+        stage = [*self._stages(run.plan.grid), 1][run.entry - run.first]
         midpoint = run.plan.options["solver_type"] == "midpoint"
         return (2,) if stage == 3 and midpoint else range(1, stage)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import engine, samplers, spacings
 from .._messages import choose
+from ..samplers.first_order import VARIANCES
 from ..schedules import Flow, Point, Schedule
 from ..spacings import RAMPS, SHIFTS, Grid, Walk
 from .base import Run
@@ -68,7 +69,7 @@ class SolverScheduler(BetaScheduler):
         common = {
             "final_sigmas_type": FINAL_SIGMAS,
             "time_shift_type": tuple(SHIFTS),
-            "variance_type": (None, "learned", "learned_range"),
+            "variance_type": (None, *VARIANCES),  # of DDPM, where fixed ones have no head
         }
         for name, values in {**common, **self.choices}.items():
             if name in config:

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -42,23 +43,20 @@ def chosen(name: str) -> list[Case]:
     return found
 
 
+# what the reference takes for order 3, and a run that it does not finish (both are declared)
+REFUSED = "solver_order=4 is not one of|a grid runs one way"
 SOLVERS = {"algorithm_type", "solver_type"}
 CHOSEN = {name: chosen(name) for name in NAMES}
 
 
-def shown(scheduler: Any, *, back: bool) -> dict[str, Any]:
-    """A configuration without bookkeeping, and which of its values are defaults.
+def shown(scheduler: Any) -> dict[str, Any]:
+    """A configuration without bookkeeping and words of solvers; which of its values are defaults.
 
-    Another solver's word stays in ours, and stands for one of the class's own. The reference puts
-    its own in the place of that, and does not find the way back.
+    Another solver's word stays in ours, where it stands for one of the class's own. The reference
+    puts its own in the place of that, and does not find the way back.
     """
     config = scheduler.config
-    plain = {key: value for key, value in config.items() if not key.startswith("_")}
-    foreign = getattr(scheduler, "foreign", {})
-    for key in SOLVERS & plain.keys():
-        value = plain.pop(key)
-        if not back and key in type(scheduler).__init__.__signature__.parameters:
-            plain[key] = foreign.get(value, value)
+    plain = {k: v for k, v in config.items() if not k.startswith("_") and k not in SOLVERS}
     return {**plain, "defaults": {*config.get("_use_default_values", ())} & plain.keys()}
 
 
@@ -73,15 +71,19 @@ def chain(classes: Any, options: Case, names: tuple[str, ...]) -> Iterator[Any]:
         yield scheduler
 
 
-def theirs(options: Case, names: tuple[str, ...]) -> list[Any] | None:
-    """The same in the reference, or None where a class refuses a value, or to take a step."""
+def theirs(options: Case, names: tuple[str, ...]) -> tuple[list[dict[str, Any]], bool]:
+    """The reference's configurations, none where a class refuses a value; whether a step works."""
     with reference(names[0], Draws(), lifted=False):  # for its silence
         try:
             found = list(chain(diffusers, options, names))
-            quick(found[1], 4)
         except (ValueError, NotImplementedError):
-            return None
-    return found
+            return [], False
+        configs = [shown(scheduler) for scheduler in found]
+        try:
+            quick(found[1], 4)
+        except (ValueError, NotImplementedError, TypeError, RuntimeError):
+            return configs, False
+    return configs, True
 
 
 def test_every_option_is_changed() -> None:
@@ -97,14 +99,16 @@ def test_change_of_class(source: str) -> None:
     """A, B and A again have the configurations of the reference, and B runs where that does."""
     for options, target in itertools.product(CHOSEN[source], NAMES):
         names = (source, target, source)
-        expected = theirs(options, names)
+        expected, works = theirs(options, names)
         try:
             found = list(chain(cmsched, options, names))
-            assert torch.isfinite(quick(found[1], 4)).all()
-        except ValueError as e:
-            if expected is not None: print("REFUSED", source, target, e, options)
+        except ValueError as error:
+            assert not works or re.search(REFUSED, str(error)), (target, options)
             continue
-        a, _, again = found
+        a, b, again = found
         assert {k: again.config[k] for k in options} == {k: a.config[k] for k in options}
-        for i, (mine, other) in enumerate(zip(found, expected or (), strict=expected is not None)):
-            if shown(mine, back=i == 2) != shown(other, back=i == 2): print("DIFF", names[:i+1], {k:(v, shown(other, back=i==2).get(k)) for k,v in shown(mine,back=i==2).items() if v!=shown(other,back=i==2).get(k)}, options)
+        assert not expected or [shown(scheduler) for scheduler in found] == expected
+        try:
+            assert torch.isfinite(quick(b, 4)).all()
+        except ValueError as error:
+            assert not works or re.search(REFUSED, str(error)), (target, options)

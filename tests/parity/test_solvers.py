@@ -93,9 +93,8 @@ def test_singlestep(algorithm: str, solver: str, order: int) -> None:
             theirs.step(OUTPUTS[i], theirs.timesteps[i], X)
             ours.step(OUTPUTS[i], ours.timesteps[i], X, variance_noise=z)
             stage = ours.order_list[i + 1]
-            kept = [
-                (a, b) for a, b in zip(ours.model_outputs, theirs.model_outputs) if a is not None
-            ]
+            both = zip(ours.model_outputs, theirs.model_outputs, strict=True)
+            kept = [(a, b) for a, b in both if a is not None]
             assert all(close(a, b) for a, b in kept)
             needed = 1 if (solver, stage) == ("midpoint", 3) else stage - 1
             assert len(kept) == needed

@@ -613,8 +613,8 @@ PREDICTIONS.concerns(UNIPC)
 
 @PREDICTIONS.proves
 def corrected_predictor() -> None:
-    """What the network said of x0 (of eps without predict_x0) stays as the sample is corrected, with
-    solver_p as well; there the reference reads the output anew at the corrected sample.
+    """What the network said of x0 (of eps without predict_x0) stays as the sample is corrected,
+    with solver_p as well; there the reference reads the output anew at the corrected sample.
 
     ArXiv:2302.04867, algorithm 1: what was evaluated at the prediction is kept for later steps.
     """
@@ -625,7 +625,10 @@ def corrected_predictor() -> None:
         x = scheduler.step(EPS, scheduler.timesteps[0], X).prev_sample
         return scheduler.step(X, scheduler.timesteps[1], x).prev_sample
 
-    with theirs(DPM, solver_order=1) as inner, theirs(UNIPC, solver_p=inner, **options) as scheduler:
+    with (
+        theirs(DPM, solver_order=1) as inner,
+        theirs(UNIPC, solver_p=inner, **options) as scheduler,
+    ):
         expected = second(scheduler)
     with theirs(UNIPC, **options) as scheduler:
         plain = second(scheduler)
