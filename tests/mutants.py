@@ -249,7 +249,7 @@ MUTANTS = [
         "test_solvers",
     ),
     Mutant(
-        "dynamic shift",
+        "dynamic shift of a solver",
         "schedulers/solvers.py",
         "SHIFTS[config.time_shift_type](mu)",
         "float(mu)",

@@ -139,6 +139,8 @@ def test_pictures_and_links_exist():
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
+    for part in PARTS:
+        PARTS[part]()  # measured before the file is read, which others may be writing
     readme = README.read_text(encoding="utf-8")
     for part in PARTS:
         readme = generated(readme, part)

@@ -224,6 +224,9 @@ def test_ramps_of_a_flow(cls, ramp):
     )
     if cls is DEISMultistepScheduler:  # it ends at 0 there
         flow, plain = flow[:1], plain[:1]
+    else:
+        end = cls(**{ramp: True}, **FLOW, final_sigmas_type="sigma_min").plan(6).grid.points[-1]
+        assert end.ratio == pytest.approx(plain[-1], rel=1e-9)
     np.testing.assert_allclose(flow, plain, rtol=1e-9)
     with pytest.warns(UserWarning, match="flow_shift has no effect"):
         cls(**{ramp: True}, **FLOW, flow_shift=2.0).plan(3)

@@ -1,10 +1,13 @@
 """Schedulers by the names of k-diffusion and of the programs built on it."""
 
+import contextlib
 import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from .. import samplers
+import numpy as np
+
+from .. import samplers, spacings
 from .._messages import nearest
 from .betas import BETA_OPTIONS, EXCHANGEABLE
 from .config import CLASSES, FrozenDict
@@ -46,6 +49,25 @@ class KDiffusionScheduler(SigmaScheduler):
 
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
         return config.sampler, dict(config.sampler_options or {})
+
+    def _entries(self, name: str, values: Any) -> list[float]:
+        """Return an explicit list; one of all evaluations is reduced to the steps that have it."""
+        table = np.asarray(spacings.host(values))
+        if self.order == 2 and table.ndim == 1 and table.size > 1 and table.dtype.kind in "if":
+            if name == "timesteps":
+                self._at_timesteps(self._options, [])  # where there can be none it says so
+            ends = self._exposed(self._last(self._options)), 0.0
+            count = table.size - (name == "sigmas" and np.isclose(table[-1], ends, rtol=1e-6).any())
+            steps = np.concatenate([table[:count:2], table[count:]])
+            with contextlib.suppress(ValueError):
+                lists: dict[str, Any] = {name: steps}
+                plan = self.plan(**lists)
+                listed = plan.timesteps.tolist()
+                if name == "sigmas":
+                    listed = [*map(self._exposed, plan.points), *table[count:]]
+                if len(listed) == table.size and np.allclose(listed, table, rtol=1e-7, atol=1e-9):
+                    values = steps
+        return super()._entries(name, values)
 
 
 SDE = {"algorithm_type": "sde-dpmsolver++"}

@@ -113,7 +113,9 @@ class SolverScheduler(BetaScheduler):
         if config.get("final_sigmas_type", zero) == "zero":
             return schedule.point(0.0, 0.0)
         lowest = self._betas(config).at(t=0.0)
-        return schedule.at(sigma=lowest.ratio) if config.use_flow_sigmas else lowest
+        if not config.use_flow_sigmas:
+            return lowest
+        return schedule.at(**{"ratio" if chosen_ramp(config) else "sigma": lowest.ratio})
 
     def _points(
         self, config: FrozenDict, n: int, *, mu: float | None = None, **options: Any
