@@ -61,9 +61,9 @@ class KDiffusionScheduler(SigmaScheduler):
             steps = np.concatenate([table[:count:2], table[count:]])
             with contextlib.suppress(ValueError):
                 lists: dict[str, Any] = {name: steps}
-                plan = self.plan(**lists)
-                listed = plan.timesteps.tolist()
-                if name == "sigmas":
+                plan = self.plan(**lists) if steps.size < table.size else None
+                listed = [] if plan is None else plan.timesteps.tolist()
+                if plan is not None and name == "sigmas":
                     listed = [*map(self._exposed, plan.points), *table[count:]]
                 if len(listed) == table.size and np.allclose(listed, table, rtol=1e-7, atol=1e-9):
                     values = steps
