@@ -50,6 +50,8 @@ def convert(
     a, b = (p if isinstance(p, Prediction) else Prediction(p) for p in (source, target))
     if isinstance(at, Point):
         weights = a.conversion(b, at)
+    elif not isinstance(at, tuple | list) or len(at) != 2:
+        raise TypeError(f"at must be a point (schedule.at(t=)) or (alpha, sigma), got {at!r}")
     else:
         levels = zip(("alpha", "sigma"), at, strict=True)
         weights = a.weights(b, *(_spread(backend, sample, name, v) for name, v in levels))

@@ -70,6 +70,21 @@ def measured(name: str, options: tuple[tuple[str, object], ...]) -> str:
     return f"{math.log2(worst[0] / worst[1]):.1f}"
 
 
+# options that belong together, by what they are about
+GROUPS = {
+    **dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"), "ramps"),
+    **dict.fromkeys(("use_lu_lambdas", "sigma_schedule", "rho"), "ramps"),
+    **dict.fromkeys(("sigma_min", "sigma_max"), "sigma ends"),
+    **dict.fromkeys(("dynamic_thresholding_ratio", "sample_max_value"), "thresholding"),
+    "clip_sample_range": "clip_sample",
+    **dict.fromkeys(("use_flow_sigmas", "flow_shift"), "flow sigmas"),
+    **dict.fromkeys(("use_dynamic_shifting", "time_shift_type", "base_shift"), "dynamic shift"),
+    **dict.fromkeys(("max_shift", "base_image_seq_len", "max_image_seq_len"), "dynamic shift"),
+    "rescale_betas_zero_snr": "zero SNR",
+    **dict.fromkeys(("lower_order_final", "euler_at_final"), "orders at the end"),
+}
+
+
 def scheduler_table() -> str:
     """The table of schedulers, as Markdown."""
     entries = cli._schedulers().values()
@@ -84,7 +99,8 @@ def scheduler_table() -> str:
         plan = entry.plan(None)
         traits = (plan.sampler, tuple(plan.options.items())) if isinstance(plan, Plan) else None
         order = measured(*traits) if traits else "-"
-        own = ", ".join(option for option in entry.cls.options if option not in shared)
+        own = [GROUPS.get(option, option) for option in entry.cls.options if option not in shared]
+        own = ", ".join(dict.fromkeys(own))
         cells = [f"`{entry.cls.__name__}`", short, known, paper, order, evaluations, noise, own]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"Options of most: {', '.join(shared)}."])

@@ -151,6 +151,8 @@ def from_a1111(name: str, config: Mapping[str, Any] | None = None, **options: An
     """
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, got {name!r}")
+    if not isinstance(config, Mapping | None):
+        raise TypeError(f"config must be a dict, got {config!r}")
     known = {_plain(key): key for key in A1111} | {_plain(k): v for k, v in ALIASES.items()}
     base, _, suffix = name.strip().rpartition(" ")
     ramps = {_plain(key): option for key, option in SUFFIXES.items()}

@@ -593,7 +593,10 @@ def times_beside(
     backend = resolve(like)
     acc, batch = backend.accumulation(like.dtype), tuple(like.shape[:1])
     if not hasattr(timesteps, "shape") or isinstance(timesteps, ARRAYS):
-        host = np.asarray(timesteps, dtype=np.float64)
+        host = np.asarray(timesteps)
+        if host.dtype.kind not in "iuf":
+            raise TypeError(f"{name} must be one number or one per row, got {timesteps!r}")
+        host = host.astype(np.float64)
         check(host)
         timesteps = backend.put(host, like, acc)
     elif resolve(timesteps) is not backend:

@@ -366,10 +366,11 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
         backend, config = resolve(sample), self._options
         engine.check_like(backend, sample, "model_output", model_output)
         other, tokens = backend_of("per_token_timesteps", times), tuple(sample.shape[:2])
-        if other is not backend or tuple(times.shape) != tokens:
+        real = "complex" not in other.dtype_name(times.dtype)
+        if other is not backend or tuple(times.shape) != tokens or not real:
             raise ValueError(
-                f"per_token_timesteps must be an array of {backend.name} of shape {tokens} (batch,"
-                f" tokens), got {tuple(times.shape)} of {other.name}"
+                f"per_token_timesteps must be a real array of {backend.name} of shape {tokens}"
+                f" (batch, tokens), got {tuple(times.shape)} of {other.name}"
             )
         if config.sde_eta:
             raise ValueError("per_token_timesteps cannot be used with sde_eta")

@@ -18,6 +18,7 @@ from .base import UNSET, LevelsMixin, one_time, times_beside
 from .config import FrozenDict
 from .outputs import SchedulerOutput
 from .parts import PartsMixin
+from .plans import check_kind
 
 __all__ = [
     "KarrasVeOutput",
@@ -66,7 +67,9 @@ def positive(config: FrozenDict, *names: str) -> None:
 def number_or_rows(like: Array, name: str, value: Any) -> Any:
     """Return a number, or an array of one number or one per row shaped to multiply `like`."""
     if not hasattr(value, "shape") or isinstance(value, np.generic):
-        return one_time(value, name)
+        number = one_time(value, name)
+        check_kind(name, number, 1.0)
+        return number
     rows = times_beside(like, value, lambda host: None, name)
     return resolve(like).xp.reshape(rows, (-1, *(1,) * (len(like.shape) - 1)) if like.shape else ())
 
@@ -261,7 +264,8 @@ class ScoreSde(PartsMixin, LevelsMixin):
 
     def _times(self, config: FrozenDict, n: int, sampling_eps: Any = None) -> np.ndarray:
         eps = config.sampling_eps if sampling_eps is None else sampling_eps
-        if isinstance(eps, bool | str) or not 0 < eps < 1:
+        check_kind("sampling_eps", eps, 0.5)
+        if not 0 < eps < 1:
             raise ValueError(f"sampling_eps must lie in (0, 1), got {eps!r}")
         return np.linspace(1.0, float(eps), n)
 

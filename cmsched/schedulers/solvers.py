@@ -9,6 +9,8 @@ import numpy as np
 
 from .. import engine, samplers, spacings
 from .._messages import choose
+from ..backends import resolve
+from ..engine.checks import check_like, check_output
 from ..samplers.first_order import VARIANCES
 from ..schedules import Flow, Point, Schedule
 from ..spacings import RAMPS, SHIFTS, Grid, Walk
@@ -274,6 +276,7 @@ class SolverScheduler(BetaScheduler):
         """Return what the solver integrates: the estimate of x0, or that of eps."""
         run = self._at(None)
         i = run.entry - run.first
+        check_output(resolve(sample), sample, model_output, run.plan.prediction)
         x0, at = engine.estimate_x0(run.plan, i, sample, model_output), run.plan.points[i]
         return x0 if self._data(self._options) else (sample - at.alpha * x0) / at.sigma
 
@@ -285,6 +288,8 @@ class SolverScheduler(BetaScheduler):
             raise ValueError(f"a step of order {order} needs {order} outputs, this run has {i + 1}")
         if plan.options.get("eta") and noise is None:
             raise ValueError(f'algorithm_type="{self._options.algorithm_type}" needs noise=')
+        for m in outputs:
+            check_like(resolve(sample), sample, "model_output", m)
         points = plan.grid.points[i + 1 - order : i + 2]
         return self._replay(points, [(sample, m) for m in outputs], noise)
 

@@ -859,7 +859,7 @@ def quiet_without_churn() -> None:
     for name in ("euler", "heun"):
         _, model, _ = through(name, X, (levels,), Draws())
         drawn.append(sum(map(len, model.drawn)))
-    print(drawn)
+    assert drawn == [2, 2]
     for names in (EULER, ("HeunDiscreteScheduler",)):
         for mode in both():
             assert not ours(names, mode).plan(2).layout.draws
