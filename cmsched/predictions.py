@@ -100,6 +100,8 @@ class Prediction:
         if self.clip is not None and not nonnegative("clip", self.clip) > 0.0:
             raise ValueError(f"clip must be positive, got {self.clip}")
         if self.threshold is not None:
+            if len(self.threshold) != 2:
+                raise ValueError(f"threshold must be (ratio, maximum), got {self.threshold}")
             ratio, maximum = self.threshold
             if not (0.0 < ratio <= 1.0 and maximum > 0.0):
                 raise ValueError(
@@ -109,6 +111,10 @@ class Prediction:
         if not nonnegative("sigma_data", self.sigma_data) > 0.0:
             raise ValueError(f"sigma_data must be positive, got {self.sigma_data}")
         nonnegative("sigma_min", self.sigma_min)
+        if self.timestep_scaling is not None:
+            nonnegative("timestep_scaling", self.timestep_scaling)
+        if not isinstance(self.variance_head, bool):
+            raise TypeError(f"variance_head must be True or False, got {self.variance_head!r}")
 
     @property
     def projects(self) -> bool:
@@ -123,14 +129,17 @@ class Prediction:
         """Return c and d of m = c x0 + d eps; numbers, or arrays of any framework."""
         return OUTPUTS[self.type](alpha, sigma, scale, self)
 
+    def _bounded(self, at: Point) -> bool:
+        """Whether a consistency function stops here."""
+        return self.type == "consistency" and at.sigma > 0.0 and at.ratio == self.sigma_min
+
     def linear(self, at: Point) -> tuple[float, float]:
         """Return p and q of the estimate before projection, p x + q m.
 
         Raises:
             ValueError: the output says nothing about x0 here (epsilon where alpha is 0, say).
         """
-        bounded = self.type == "consistency" and at.ratio == self.sigma_min
-        if at.sigma == 0.0 or bounded:  # x is x0, or stands for it, whatever the network says
+        if at.sigma == 0.0 or self._bounded(at):  # x is x0, or stands for it, whatever m is
             return 1.0 / at.alpha, 0.0
         c, d = self.output(at.alpha, at.sigma, at.scale)
         det = at.alpha * d - at.sigma * c
@@ -177,6 +186,8 @@ class Prediction:
         """
         if self.type == "score":  # E[eps | x] goes to 0 with sigma
             return 0.0, -at.sigma
+        if self._bounded(at):
+            return 0.0, 0.0
         w, u = self.conversion(Prediction("epsilon"), at)
         return u, w
 

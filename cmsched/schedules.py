@@ -347,6 +347,11 @@ class Flow(Schedule):
             raise ValueError(f"timestep {t:g} is outside [0, {self.num_train_timesteps}]")
         return math.inf if sigma == 1 else sigma / (1 - sigma)
 
+    def slope(self, t: float) -> float:
+        """Return d lam / dt, exactly."""
+        slope = self.num_train_timesteps / (t * (self.num_train_timesteps - t))
+        return slope if self.rising else -slope
+
     def time_at(self, ratio: float) -> float:
         """Return t at this ratio."""
         if self.rising:
@@ -361,6 +366,10 @@ class Cosine(Schedule):
     def ratio_at(self, t: float) -> float:
         """Return the ratio at t."""
         return tangent(t, 1.0)
+
+    def slope(self, t: float) -> float:
+        """Return d lam / dt, exactly."""
+        return -math.pi / math.sin(math.pi * t)
 
     def time_at(self, ratio: float) -> float:
         """Return t at this ratio."""
@@ -387,6 +396,10 @@ class TrigFlow(Schedule):
     def ratio_at(self, t: float) -> float:
         """Return the ratio at t."""
         return self.sigma_data * tangent(t, math.pi / 2)
+
+    def slope(self, t: float) -> float:
+        """Return d lam / dt, exactly."""
+        return -2 / math.sin(2 * t)
 
     def time_at(self, ratio: float) -> float:
         """Return t at this ratio."""

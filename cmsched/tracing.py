@@ -208,9 +208,9 @@ def trace(
             rows[-1].following = _array(sampler, "returned", end.value)
             return Trace(rows)
         except (ValueError, ArithmeticError) as error:
+            why = "" if len(str(error)) > 30 else f": {SINGULAR}"  # Python's own are short
             raise ValueError(
-                f"sampler {sampler.name!r} cannot take step {walk.step} of this grid ({error}):"
-                f" {SINGULAR}"
+                f"sampler {sampler.name!r} cannot take step {walk.step} of this grid ({error}){why}"
             ) from error
         if isinstance(asked, Size):
             raise TypeError(

@@ -11,6 +11,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import importlib
+import inspect
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -127,6 +128,23 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     run = [name for name in selected() if not missing(name)]
     absent = [f"{name} ({missing(name)})" for name in [*selected(), *PARTS] if missing(name)]
     return [f"backends: {', '.join(run)}"] + ([f"not run: {', '.join(absent)}"] if absent else [])
+
+
+# in these modules a test of a framework says so by the fixture `xp`, or by the framework's name
+MIXED = {
+    *("test_combinations", "test_engine", "test_hostile", "test_hostile_methods", "test_plan"),
+    *("test_predictions", "test_schedulers", "test_stateful"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs no framework: it is run once, with NumPy."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.module.__name__ in MIXED:
+            source = inspect.getsource(item.function)
+            named = any(name in source for name in ("torch", "jax", "cupy"))
+            if not named and "xp" not in item.fixturenames:
+                item.add_marker("host")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

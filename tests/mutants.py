@@ -2,7 +2,7 @@
 
 `python tests/mutants.py [NAME ...]` copies the package, makes one change, and runs the tests that
 ought to fail, on NumPy alone. A mutant that survives, or whose line no longer exists, is a failure;
-so is a test run that fails without any change.
+so is it when one of these tests fails without any change.
 """
 
 import os
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change, and the test files that notice it."""
+    """One change, and the tests that notice it: files, or pytest's ids, without the .py."""
 
     name: str
     file: str
@@ -28,162 +28,262 @@ class Mutant:
     tests: str
 
 
-SAMPLERS = "test_marginals test_order test_distribution"
-ENGINE = "test_engine"
-HABIT = "test_stateful test_schedulers"
-WHERE = "test_schedules test_spacings test_predictions"
+KEPT = "test_marginals::test_marginals_are_kept"
+CONVERGES = "test_distribution::test_converges_to_the_data"
+ORDER = "test_order::test_order"
+EXECUTIONS = "test_engine::test_every_execution_agrees_with_the_loop"
 
-FIRST, STEPS = "samplers/first_order.py", "samplers/multistep.py"
-HEUN = "samplers/heun.py"
-ADAMS, FLOW = "samplers/adams.py", "schedulers/flow.py"
-FORMULAS, SCORE = "samplers/formulas.py", "schedulers/score.py"
-PATH = "backends/brownian.py"
-CORE, ROWS, TABLE = (f"engine/{name}.py" for name in ("__init__", "rows", "table"))
+FIRST, STAGES, STEPS = (f"samplers/{n}.py" for n in ("first_order", "runge_kutta", "multistep"))
+ADAMS, UNIPC, ADAPTIVE = (f"samplers/{n}.py" for n in ("adams", "unipc", "adaptive"))
+FORMULAS = "samplers/formulas.py"
+BASE = "schedulers/base.py"
+CORE, ROWS, TABLE = (f"engine/{n}.py" for n in ("__init__", "rows", "table"))
 
 MUTANTS = [
-    # the loops
-    Mutant("ddim sign", FIRST, "b.alpha * x0 + kept * eps", "b.alpha * x0 - kept * eps", SAMPLERS),
-    Mutant("ddim alpha for sigma", FIRST, "std = b.sigma * min(", "std = b.alpha * min(", SAMPLERS),
+    # the loops: first order
+    Mutant(
+        "ddim sign",
+        FIRST,
+        "b.alpha * x0 + down * eps",
+        "b.alpha * x0 - down * eps",
+        f"{CONVERGES}[ddim-eta=0.6-vp]",
+    ),
     Mutant(
         "ddim dropped draw",
         FIRST,
-        "x = b.alpha * x0 + kept * eps\n        if std > 0:",
-        "x = b.alpha * x0 + kept * eps\n        if std > 9:",
-        SAMPLERS,
+        "        if up > 0:",
+        "        if up > 9:",
+        f"{KEPT}[ddim-eta=0.6-vp]",
     ),
-    Mutant("ddim noise kept", FIRST, "(1 - eta) * (1 + eta) + (eta * rho) ** 2", "1.0", SAMPLERS),
     Mutant(
-        "ddpm mean", FIRST, "x = (b.alpha * fresh) * x0", "x = (a.alpha * fresh) * x0", SAMPLERS
+        "ancestral alpha for sigma",
+        FORMULAS,
+        "up = b.sigma * min(",
+        "up = b.alpha * min(",
+        f"{KEPT}[euler_ancestral-defaults-vp]",
+    ),
+    Mutant(
+        "ddpm mean",
+        FIRST,
+        "x = (b.alpha * fresh) * x0 + (b.sigma / a.sigma * rho) * x\n        if b.sigma > 0 or",
+        "x = (a.alpha * fresh) * x0 + (b.sigma / a.sigma * rho) * x\n        if b.sigma > 0 or",
+        "test_marginals::test_ddpm_noise_and_mean",
     ),
     Mutant(
         "ddpm variance",
         FIRST,
         "max(b.sigma**2 * fresh, 1e-20), max(a.sigma**2 * fresh, 1e-20)",
         "max(a.sigma**2 * fresh, 1e-20), max(b.sigma**2 * fresh, 1e-20)",
-        SAMPLERS,
+        "test_marginals::test_ddpm_noise_and_mean",
     ),
-    Mutant("churn variance", FIRST, "gamma * (2 + gamma)", "gamma * (1 + gamma)", SAMPLERS),
     Mutant(
-        "churn level",
+        "churn variance",
         FIRST,
-        "grid.at(ratio=a.ratio * (1 + gamma))",
-        "grid.at(ratio=a.ratio)",
-        SAMPLERS,
+        "gamma * (2 + gamma)",
+        "gamma * (1 + gamma)",
+        "test_marginals::test_churn_levels",
     ),
     Mutant(
         "euler index",
         FIRST,
         "(b.sigma / a.sigma) * (x - a.alpha * x0)",
         "(b.sigma / a.sigma) * (x - b.alpha * x0)",
-        SAMPLERS,
+        f"{KEPT}[euler-defaults-vp]",
     ),
     Mutant(
         "consistency noise",
         FIRST,
         "b.ratio**2 - end**2)) * noise()",
         "b.ratio**2 + end**2)) * noise()",
-        SAMPLERS,
-    ),
-    Mutant("heun trapezium", HEUN, "bend = 0.5 * (1", "bend = 0.25 * (1", SAMPLERS),
-    Mutant(
-        "heun wrong base",
-        HEUN,
-        "(b.alpha / a.alpha) * x + y",
-        "(b.alpha / a.alpha) * y + y",
-        SAMPLERS,
-    ),
-    Mutant("multistep weight", STEPS, "0.5 * f if solver_type", "0.6 * f if solver_type", SAMPLERS),
-    Mutant("multistep third order", STEPS, '"exact": 2 * bend', '"exact": bend', SAMPLERS),
-    Mutant(
-        "multistep history", STEPS, "first = (m0 - m1) / r0", "first = (m1 - m0) / r0", SAMPLERS
-    ),
-    Mutant("multistep old step", STEPS, "r0 = (l0 - l1) / h", "r0 = 1.0", SAMPLERS),
-    Mutant("multistep sde decay", STEPS, "math.exp(-eta * h)", "math.exp(eta * h)", SAMPLERS),
-    Mutant(
-        "multistep sde noise", STEPS, "-math.expm1(-2 * eta * h)", "-math.expm1(-eta * h)", SAMPLERS
-    ),
-    # classes with sigmas
-    Mutant(
-        "middle of a step",
-        "schedulers/midpoint.py",
-        "return math.sqrt(a.ratio * b.ratio)",
-        "return 0.5 * (a.ratio + b.ratio)",
-        "test_sigma",
+        "test_marginals::test_consistency_noise_stops_at_the_last_level",
     ),
     Mutant(
-        "levels of steps",
-        "schedulers/midpoint.py",
-        "for _ in range(2)][1:-1]",
-        "for _ in range(2)][:-2]",
-        "test_sigma",
+        "tcd landing",
+        FIRST,
+        "grid.at_time((1 - eta) * b.t)",
+        "grid.at_time(eta * b.t)",
+        "test_first_order::test_what_tcd_shows_before_its_noise",
     ),
     Mutant(
-        "path of a seed",
-        "schedulers/midpoint.py",
-        "else Rng(seed, path=True)",
-        "else Rng(seed)",
-        "test_sigma",
+        "euler-maruyama drift",
+        FIRST,
+        "(squared * step) * score",
+        "(0.5 * squared * step) * score",
+        f"{CONVERGES}[euler_maruyama-defaults-vp]",
     ),
     Mutant(
-        "option inside a step",
-        "schedulers/base.py",
-        "if not begins_step(run.plan, run.entry - run.first):",
-        "if False:",
-        "test_sigma",
+        "flow sde odds",
+        FIRST,
+        "(1 - (sa if sa < 1 else sb))",
+        "(1 - (sb if sa < 1 else sb))",
+        "test_flow::test_flow_grpo",
     ),
     Mutant(
-        "history of a lower order",
-        "schedulers/base.py",
-        "run.memory[have.index(slot)] for slot in need",
-        "run.memory[~have.index(slot)] for slot in need",
-        "test_sigma",
+        "langevin noise",
+        FORMULAS,
+        "+ 2 * size * z",
+        "+ size * z",
+        "test_score::test_a_step_length_for_each_sample",
+    ),
+    # stages
+    Mutant(
+        "heun trapezium",
+        STAGES,
+        "0.5 * (1 - sa / sb)",
+        "0.25 * (1 - sa / sb)",
+        f"{KEPT}[heun-defaults-vp]",
     ),
     Mutant(
-        "lms nodes",
-        "schedulers/variance_exploding.py",
-        "sigmas[t - k] for k in range(order)",
-        "sigmas[k] for k in range(order)",
-        "test_sigma",
-    ),
-    Mutant("edm sign", "schedulers/edm.py", "sign = -1 if", "sign = 1 if", "test_sigma"),
-    Mutant(
-        "edm given estimate",
-        "schedulers/edm.py",
-        "        return given\n",
-        "        return model_output\n",
-        "test_sigma",
+        "estimate of the middle",
+        STAGES,
+        "(b.alpha - part * a.alpha) * y0",
+        "(b.alpha - part * a.alpha) * x0",
+        f"{ORDER}[dpmpp_2s_ancestral-eta=0.0-vp]",
     ),
     Mutant(
-        "edm ramp",
-        "schedulers/edm.py",
-        "places = np.linspace(0, 1, n)",
-        "places = np.linspace(0, 1, n + 1)[:-1]",
-        "test_sigma",
-    ),
-    Mutant("edm velocity", "predictions.py", "return -c, -d", "return -c, d", "test_sigma"),
-    Mutant(
-        "clipped deis",
-        "samplers/adams.py",
-        "eps = (x - a.alpha * x0) / a.sigma",
-        "eps = 1.0 * eps",
-        "test_solvers",
-    ),
-    Mutant(
-        "corrector of another step",
-        "samplers/unipc.py",
-        "off = disable_corrector is True or step - 1 in disable_corrector",
-        "off = disable_corrector is True or step in disable_corrector",
-        "test_solvers",
-    ),
-    Mutant(
-        "corrector sign", "samplers/unipc.py", "known + own * m", "known - own * m", "test_solvers"
+        "one path of two stages",
+        STAGES,
+        "share = (a.ratio - mid.ratio) / (a.ratio - b.ratio)",
+        "share = 0.5",
+        f"{CONVERGES}[dpmpp_sde-eta=0.5,r=0.4-vp]",
     ),
     Mutant(
         "stages",
-        "samplers/runge_kutta.py",
+        STAGES,
         "sizes[-2:] = [solver_order - 1, 1]",
         "sizes[-2:] = [1, solver_order - 1]",
-        "test_solvers",
+        "test_solvers::test_stages",
+    ),
+    Mutant(
+        "length of a whole step",
+        STAGES,
+        "h = b.lam - first.lam",
+        "h = b.lam - a.lam",
+        f"{ORDER}[dpmpp_singlestep-solver_order=3,lower_order_final=False-vp]",
+    ),
+    # exponential integrators
+    Mutant(
+        "multistep weight",
+        FORMULAS,
+        "0.5 * f if solver_type",
+        "0.6 * f if solver_type",
+        "test_schedules::test_weights_by_option",
+    ),
+    Mutant(
+        "multistep third order",
+        FORMULAS,
+        '"exact": 2 * bend',
+        '"exact": bend',
+        "test_schedules::test_weights_keep_their_digits",
+    ),
+    Mutant(
+        "multistep old step",
+        FORMULAS,
+        "r0 = (l0 - l1) / h",
+        "r0 = 1.0",
+        "test_schedules::test_differences_of_a_parabola",
+    ),
+    Mutant(
+        "multistep level",
+        STEPS,
+        "[(a.lam, m), *nodes]",
+        "[(b.lam, m), *nodes]",
+        f"{ORDER}[dpmpp_multistep-solver_order=2-vp]",
+    ),
+    Mutant(
+        "multistep sde decay",
+        FORMULAS,
+        "math.exp(-eta * h)",
+        "math.exp(eta * h)",
+        f"{KEPT}[dpmpp_multistep-solver_order=2,eta=1.0-vp]",
+    ),
+    Mutant(
+        "order at the end",
+        FORMULAS,
+        "min(solver_order, left) if",
+        "min(solver_order, left + 1) if",
+        "test_order::test_lower_orders_at_the_end",
+    ),
+    # Adams
+    Mutant(
+        "deis exponential",
+        ADAMS,
+        "math.exp(b.lam - u)",
+        "math.exp(a.lam - u)",
+        f"{ORDER}[deis-solver_order=3-vp]",
+    ),
+    Mutant(
+        "clipped deis",
+        ADAMS,
+        "eps = (x - a.alpha * x0) / a.sigma",
+        "eps = 1.0 * eps",
+        "test_solvers::test_thresholding_is_heard",
+    ),
+    Mutant(
+        "equal steps",
+        ADAMS,
+        "-16 / 12, 5 / 12",
+        "-15 / 12, 4 / 12",
+        "test_pndm::test_ipndm_by_hand",
+    ),
+    Mutant(
+        "pndm stages",
+        ADAMS,
+        "(mid, b, 1 / 3)",
+        "(mid, b, 1 / 6)",
+        "test_pndm::test_a_runge_kutta_step_by_hand",
+    ),
+    Mutant("plms average", ADAMS, "0.5 * (m + ahead)", "ahead", "test_pndm::test_plms_by_hand"),
+    # UniPC
+    Mutant(
+        "unipc share",
+        UNIPC,
+        "0.5 * scale * size * share",
+        "0.5 * scale * size",
+        f"{ORDER}[unipc-solver_order=2-vp]",
+    ),
+    Mutant(
+        "corrector sign",
+        UNIPC,
+        "known + own * m",
+        "known - own * m",
+        "test_solvers::test_solver_p_corrected_by_its_own_order_is_unipc",
+    ),
+    Mutant(
+        "corrector of another step",
+        UNIPC,
+        "off = disable_corrector is True or step - 1 in disable_corrector",
+        "off = disable_corrector is True or step in disable_corrector",
+        "test_solvers::test_disabled_corrector",
+    ),
+    # steps chosen by the sampler
+    Mutant(
+        "fast third order",
+        ADAPTIVE,
+        "sigma * 1.5 * remainder(1, -h)",
+        "sigma * 1.4 * remainder(1, -h)",
+        f"{ORDER}[dpm_fast-defaults-vp]",
+    ),
+    Mutant(
+        "every step accepted",
+        ADAPTIVE,
+        "accepted = factor >= accept_safety",
+        "accepted = True",
+        "test_order::test_steps_chosen_by_their_error",
+    ),
+    Mutant(
+        "error of a step",
+        ADAPTIVE,
+        "(lower - higher) / allowed",
+        "(lower - before) / allowed",
+        "test_order::test_steps_chosen_by_their_error",
+    ),
+    Mutant(
+        "jump of repaint",
+        "samplers/repaint.py",
+        "noised(b, to)",
+        "noised(a, to)",
+        f"{KEPT}[repaint-jump_length=2,jump_n_sample=2-vp]",
     ),
     # where
     Mutant(
@@ -191,109 +291,157 @@ MUTANTS = [
         "schedules.py",
         "if math.isinf(b):  # alpha reaches",
         "if False:  # alpha reaches",
-        "test_schedules",
+        "test_schedules::test_the_last_cell_at_zero_terminal_snr",
     ),
     Mutant(
         "velocity",
         "predictions.py",
         "(-scale * sigma, scale * alpha)",
         "(scale * sigma, scale * alpha)",
-        "test_predictions",
+        "test_predictions::test_conversions_in_closed_form",
     ),
     Mutant(
         "boundary",
         "predictions.py",
         "t = at.t * self.timestep_scaling",
         "t = at.t + self.timestep_scaling",
-        "test_predictions",
+        "test_predictions::test_lcm_boundary_condition",
+    ),
+    Mutant(
+        "conversion",
+        "predictions.py",
+        "c_other * d - d_other",
+        "c_other * d + d_other",
+        "test_predictions::test_conversions_in_closed_form",
+    ),
+    Mutant(
+        "levels of a batch",
+        "conversion.py",
+        "if shape == whole[:1]:",
+        "if False:",
+        "test_predictions::test_conversions_on_arrays",
     ),
     Mutant(
         "karras",
         "ramps.py",
         "(a + fractions * (b - a)) ** rho",
         "(b + fractions * (a - b)) ** rho",
-        "test_spacings",
+        "test_spacings::test_karras",
     ),
     Mutant(
-        "trailing", "spacings.py", "np.round(times + 1) - 1", "np.round(times)", "test_spacings"
+        "trailing",
+        "spacings.py",
+        "np.round(times + 1) - 1",
+        "np.round(times)",
+        "test_spacings::test_printed_lists",
     ),
-    Mutant("conversion", "predictions.py", "c_other * d - d_other", "c_other * d + d_other", WHERE),
-    Mutant("log-linear times", "spacings.py", "a.ratio ** (1 - w)", "a.ratio**w", WHERE),
-    Mutant("laplace tails", "ramps.py", "1 - math.exp(v) / 2", "math.exp(v) / 2", WHERE),
-    Mutant("trigonometric frame", "schedules.py", "data * (r /", "(r /", WHERE),
-    Mutant("shift", "spacings.py", "shift * sigma + (1 - sigma)", "shift * sigma + 1", WHERE),
+    Mutant(
+        "shift",
+        "spacings.py",
+        "shift * sigma + (1 - sigma)",
+        "shift * sigma + 1",
+        "test_spacings::test_shifted",
+    ),
+    Mutant(
+        "inversion's end",
+        "spacings.py",
+        "self.points[: k + 1]",
+        "self.points[-k - 1 :]",
+        "test_first_order::test_strength_of_an_inversion_leaves_the_noisiest_steps_out",
+    ),
+    Mutant(
+        "guidance",
+        "guidance.py",
+        "unconditional + scale *",
+        "conditional + scale *",
+        "test_guidance::test_mixes_the_halves",
+    ),
     # table
-    Mutant("residue kept", "tracing.py", "> ROUNDING * m", "> -1", "test_tracing test_plan"),
+    Mutant(
+        "residue kept",
+        "tracing.py",
+        "> ROUNDING * m",
+        "> -1",
+        "test_tracing::test_rounding_residue_is_no_term",
+    ),
+    Mutant(
+        "infinite coefficient",
+        "tracing.py",
+        "if not np.all(np.isfinite(c)):",
+        "if False:",
+        "test_tracing::test_steps_that_cannot_be_taken_name_sampler_and_step",
+    ),
     Mutant(
         "stale history",
         "plan.py",
         "slots.index((kind, rank, age - 1))",
         "slots.index((kind, rank, age))",
-        ENGINE,
-    ),
-    Mutant("skip", "plan.py", "self.grid.skip(k)", "self.grid.skip(0)", "test_plan"),
-    Mutant("pattern", "plan.py", "have.get(source, 0.0)", "have.get(source, 1.0)", ENGINE),
-    # the named classes
-    Mutant(
-        "inversion goes down",
-        "schedulers/multistep.py",
-        "return points[::-1][:n]",
-        "return points[:n]",
-        "test_solvers",
+        EXECUTIONS,
     ),
     Mutant(
-        "terminal forgotten",
-        "schedulers/unipc.py",
-        "sigmas = spacings.stretched(sigmas, config.shift_terminal)",
-        "sigmas = 1.0 * sigmas",
-        "test_solvers",
+        "skip",
+        "plan.py",
+        "self.grid.skip(k)",
+        "self.grid.skip(0)",
+        "test_plan::test_skip_warms_a_multistep_method_up_again",
     ),
-    Mutant(
-        "dynamic shift of a solver",
-        "schedulers/solvers.py",
-        "SHIFTS[config.time_shift_type](mu)",
-        "float(mu)",
-        "test_solvers",
-    ),
+    Mutant("pattern", "plan.py", "have.get(source, 0.0)", "have.get(source, 1.0)", EXECUTIONS),
     # arrays
-    Mutant("finished rows", TABLE, "backend.where(finished, sample, new)", "new", ENGINE),
     Mutant(
-        "swapped draws",
-        CORE,
-        "learned_std(backend, variance, *wanted.log_range)",
-        "learned_std(backend, variance, *wanted.log_range[::-1])",
-        ENGINE,
-    ),
-    Mutant(
-        "mask", ROWS, "value * mask if region == INSIDE", "value * mask if region != INSIDE", ENGINE
-    ),
-    Mutant(
-        "stale state",
-        CORE,
-        "return State(values[layout.following], memory, index + 1)",
-        "return State(values[layout.following], memory, index)",
-        ENGINE,
-    ),
-    Mutant(
-        "clip",
-        ROWS,
-        "backend.clip(x0, -prediction.clip, prediction.clip)",
-        "backend.clip(x0, 0.0, prediction.clip)",
-        ENGINE,
+        "finished rows",
+        TABLE,
+        "backend.where(finished, sample, new)",
+        "new",
+        "test_engine::test_a_finished_row_stays_as_it_is",
     ),
     Mutant(
         "image to image",
         TABLE,
         "combine([x0, noise], weights[1:3], acc)",
         "combine([noise, x0], weights[1:3], acc)",
-        ENGINE,
+        "test_engine::test_image_to_image_start",
+    ),
+    Mutant(
+        "learned range",
+        CORE,
+        "learned_std(backend, variance, *wanted.log_range)",
+        "learned_std(backend, variance, *wanted.log_range[::-1])",
+        EXECUTIONS,
+    ),
+    Mutant(
+        "stale state",
+        CORE,
+        "return State(values[layout.following], memory, index + 1)",
+        "return State(values[layout.following], memory, index)",
+        EXECUTIONS,
+    ),
+    Mutant(
+        "noise of clean data",
+        CORE,
+        "combine([sample, mean], layout.prediction.noise(at), acc)",
+        "combine([mean, sample], layout.prediction.noise(at), acc)",
+        "test_first_order::test_the_first_step_is_from_clean_data",
+    ),
+    Mutant(
+        "mask",
+        ROWS,
+        "value * mask if region == INSIDE",
+        "value * mask if region != INSIDE",
+        "test_engine::test_given_image_and_mask",
+    ),
+    Mutant(
+        "clip",
+        ROWS,
+        "backend.clip(x0, -prediction.clip, prediction.clip)",
+        "backend.clip(x0, 0.0, prediction.clip)",
+        "test_engine::test_projections_are_their_formulas",
     ),
     Mutant(
         "broadcast output",
         "engine/checks.py",
         "if not prediction.variance_head or found != twice:",
         "if False:",
-        ENGINE,
+        "test_engine::test_wrong_outputs",
     ),
     # noise
     Mutant(
@@ -301,47 +449,35 @@ MUTANTS = [
         "noise.py",
         "START, STEP, BROWNIAN = 0, 1, 2",
         "START, STEP, BROWNIAN = 0, 0, 2",
-        "test_noise",
+        "test_noise::test_every_number_counts",
     ),
     Mutant(
-        "row of a draw", CORE, "tuple(noise.shape), evaluation + 1", "tuple(noise.shape), 1", ENGINE
+        "row of a draw",
+        CORE,
+        "tuple(noise.shape), evaluation + 1",
+        "tuple(noise.shape), 1",
+        EXECUTIONS,
     ),
-    Mutant("uniform purpose", "noise.py", "UNIFORM = 3", "UNIFORM = 1", "test_discrete"),
-    # tokens
     Mutant(
-        "token marginal",
-        "discrete.py",
-        "step_c, *self.cumulative(s))",
-        "step_c, *self.cumulative(t))",
-        "test_discrete",
+        "frame's element",
+        "backends/numpy.py",
+        "i % parts * size",
+        "0",
+        "test_noise::test_frames_of_a_sample_at_different_draws",
     ),
-    Mutant("token replaced", "discrete.py", "/ (alpha * left)", "/ left", "test_discrete"),
     Mutant(
-        "token unmasked",
-        "discrete.py",
-        "(1 - xp.astype(masked, acc)) * LOG_ZERO",
-        "xp.astype(masked, acc) * LOG_ZERO",
-        "test_discrete",
+        "path clock",
+        "backends/brownian.py",
+        "math.exp(-abs(lam))",
+        "math.exp(-abs(lam) / 2)",
+        "test_noise::test_path_law",
     ),
-    Mutant("gumbel sign", "discrete.py", "noise = -xp.log(", "noise = xp.log(", "test_discrete"),
     Mutant(
-        "draw of a time",
-        "discrete.py",
-        "at = plan.timesteps[index] if",
-        "at = index if",
-        "test_discrete",
-    ),
-    Mutant("frame's element", "backends/numpy.py", "i % parts * size", "0", "test_noise"),
-    Mutant("path clock", PATH, "math.exp(-abs(lam))", "math.exp(-abs(lam) / 2)", "test_noise"),
-    Mutant("path height", PATH, "high_b * (1 - apart) - high_a", "high_b - high_a", "test_noise"),
-    Mutant("path spread", PATH, "2.0 ** ((level - DEPTH) / 2)", "2.0 ** -DEPTH", "test_noise"),
-    Mutant("path of a row", "plan.py", "value - layout.first_draw, :, i", "0, :, 0", "test_noise"),
-    Mutant(
-        "draw off the path",
-        "noise.py",
-        "backend.where(still, own, z)",
-        "backend.where(still, z, own)",
-        "test_noise",
+        "path of a row",
+        "plan.py",
+        "value - layout.first_draw, :, i",
+        "0, :, 0",
+        "test_noise::test_every_execution_follows_the_path",
     ),
     # a step as a distribution
     Mutant(
@@ -349,154 +485,213 @@ MUTANTS = [
         CORE,
         "(log_std + 0.5 * math.log(2 * math.pi))",
         "0.5 * math.log(2 * math.pi)",
-        "test_transition",
-    ),
-    Mutant(
-        "skipped density", CORE, "keep, std = float(not zero)", "keep, std = 1.0", "test_transition"
-    ),
-    Mutant(
-        "std past the end",
-        CORE,
-        "where(over, backend.zeros_like(std), std)",
-        "where(over, std, std)",
-        "test_transition",
+        "test_transition::test_equals_a_hand_written_ddpo_step",
     ),
     Mutant(
         "draws that add up",
         ROWS,
         "total = total + coefficient * coefficient",
         "total = coefficient * coefficient",
-        "test_transition",
+        "test_transition::test_two_draws_add_their_variances",
     ),
-    # flows, PNDM
-    Mutant("tokens above", FLOW, "levels < now - 1e-6", "levels > now + 1e-6", "test_flow"),
+    # tokens
     Mutant(
-        "told inverted",
-        FLOW,
-        "return point.alpha if self._options.invert_sigmas else point.sigma",
-        "return point.sigma",
-        "test_flow",
-    ),
-    Mutant("dynamic shift", FLOW, "sigmas, shift)", "sigmas, self.shift)", "test_flow"),
-    Mutant(
-        "flow sde odds",
-        FIRST,
-        "(1 - (sa if sa < 1 else sb))",
-        "(1 - (sb if sa < 1 else sb))",
-        "test_flow",
-    ),
-    Mutant("rising flow", "schedules.py", "1 - sigma if self.", "sigma if self.", "test_flow"),
-    Mutant("pndm stages", ADAMS, "(mid, b, 1 / 3)", "(mid, b, 1 / 6)", "test_pndm"),
-    Mutant("pndm goes on", ADAMS, "(grid.steps(), start=done)", "(grid.steps())", "test_pndm"),
-    Mutant("plms average", ADAMS, "0.5 * (m + ahead)", "ahead", "test_pndm"),
-    Mutant("equal steps", ADAMS, "-16 / 12, 5 / 12", "-15 / 12, 4 / 12", "test_pndm"),
-    # the first-order classes
-    Mutant(
-        "inversion's time",
-        "schedulers/first_order.py",
-        "replace(low, t=high.t)",
-        "replace(low, t=low.t)",
-        "test_first_order",
+        "token marginal",
+        "discrete.py",
+        "step_c, *self.cumulative(s))",
+        "step_c, *self.cumulative(t))",
+        "test_discrete::test_the_posterior_is_bayes",
     ),
     Mutant(
-        "inversion's end",
-        "spacings.py",
-        "self.points[: k + 1]",
-        "self.points[-k - 1 :]",
-        "test_first_order",
+        "gumbel sign",
+        "discrete.py",
+        "noise = -xp.log(",
+        "noise = xp.log(",
+        "test_discrete::test_sampled_frequencies_are_the_posterior",
     ),
     Mutant(
-        "noise of clean data",
-        "engine/__init__.py",
-        "combine([sample, mean], layout.prediction.noise(at), acc)",
-        "combine([mean, sample], layout.prediction.noise(at), acc)",
-        "test_first_order",
+        "time of a token",
+        "schedulers/vq_diffusion.py",
+        "return len(self) - 1 - self._time(timestep)",
+        "return self._time(timestep)",
+        "test_discrete::test_the_stateful_habit_is_the_same_loop",
+    ),
+    # the stateful habit, configurations
+    Mutant(
+        "cursor",
+        BASE,
+        "run.entry + 1, after.memory",
+        "run.entry, after.memory",
+        "test_stateful::test_step_index_counts",
+    ),
+    Mutant(
+        "stale memory",
+        BASE,
+        "after.memory, after.index, fresh",
+        "run.memory, after.index, fresh",
+        "test_stateful::test_equals_the_pure_functions",
+    ),
+    Mutant(
+        "history of a lower order",
+        BASE,
+        "run.memory[have.index(slot)] for slot in need",
+        "run.memory[~have.index(slot)] for slot in need",
+        "test_sigma::test_lms_weights_after_a_fall_of_its_order",
+    ),
+    Mutant(
+        "level between times",
+        BASE,
+        "xp.take(v, above - 1) * (1 - part)",
+        "xp.take(v, above - 1) * part",
+        "test_schedulers::test_add_noise_and_velocity_are_the_closed_form",
+    ),
+    Mutant(
+        "strength",
+        "schedulers/plans.py",
+        "grid.skip(n - kept)",
+        "grid.skip(kept)",
+        "test_schedulers::test_strength",
+    ),
+    Mutant(
+        "defaults of another class",
+        "schedulers/config.py",
+        '*(config.get("_use_default_values") or ())}',
+        "}",
+        "test_config::test_from_config_of_another_class_and_back",
+    ),
+    Mutant(
+        "subfolder",
+        "schedulers/files.py",
+        'file = root / (subfolder or "") / name',
+        "file = root / name",
+        "test_config::test_from_pretrained_and_what_it_returns",
+    ),
+    Mutant(
+        "fields of an output",
+        "schedulers/outputs.py",
+        "for name in self.fields)",
+        "for name in self.fields[:1])",
+        "test_stateful::test_outputs_are_mappings_that_can_be_made_copied_and_stored",
+    ),
+    # the named classes
+    Mutant(
+        "placement by name",
+        "schedulers/a1111.py",
+        "if ramp and ramp not in CLASSES[cls].options:",
+        "if False:",
+        "test_a1111::test_every_name_runs",
+    ),
+    Mutant(
+        "betas of a table",
+        "schedulers/betas.py",
+        "np.concatenate([[1.0], bar[:-1]])",
+        "np.concatenate([bar[:1], bar[:-1]])",
+        "test_schedulers::test_tables_of_betas",
+    ),
+    Mutant(
+        "shift of any sampler",
+        "schedulers/generic.py",
+        "spacings.shifted([p.sigma for p in points], config.shift)",
+        "spacings.shifted([p.ratio for p in points], config.shift)",
+        "test_any::test_parts_reach_the_plan",
     ),
     Mutant(
         "row of a timestep",
         "schedulers/first_order.py",
         "xp.argmin(off, axis=-1)",
         "xp.argmax(off, axis=-1)",
-        "test_first_order",
-    ),
-    Mutant(
-        "variance of a step",
-        "schedulers/first_order.py",
-        "ancestral(*self._ends(timestep, prev_timestep), 1.0)[1] ** 2",
-        "ancestral(*self._ends(timestep, prev_timestep), 1.0)[0] ** 2",
-        "test_first_order",
-    ),
-    Mutant(
-        "TCD's landing",
-        FIRST,
-        "grid.at_time((1 - eta) * b.t)",
-        "grid.at_time(eta * b.t)",
-        "test_first_order",
-    ),
-    Mutant(
-        "TCD's second field",
-        "schedulers/distilled.py",
-        "tuple(landing(grid, b, eta) for",
-        "tuple(b for",
-        "test_first_order",
+        "test_first_order::test_every_row_is_what_step_makes_of_it",
     ),
     Mutant(
         "the decoder's times",
         "schedulers/distilled.py",
         "min(t // apart + 1, top)",
         "min(t // apart, top)",
-        "test_first_order",
+        "test_first_order::test_times_of_the_decoder",
     ),
-    # score SDEs, RePaint
-    Mutant("langevin noise", FORMULAS, "+ 2 * size * z", "+ size * z", "test_score"),
-    Mutant("jump", FORMULAS, "- (part * a.sigma) ** 2", "- (part * b.sigma) ** 2", "test_score"),
-    Mutant("karras levels", SCORE, "if self._copies else levels", "if True else 1", "test_score"),
-    Mutant("karras slopes", SCORE, "0.5 * derivative + 0.5 * other", "derivative", "test_score"),
-    Mutant("one length", SCORE, '"sample" if config.per', '"batch" if config.per', "test_score"),
-    Mutant("row of the SDE", "schedulers/parts.py", "xp.argmin(", "xp.argmax(", "test_score"),
-    Mutant("same noise", "schedulers/parts.py", "row=self._draws", "row=0", "test_score"),
+    Mutant(
+        "middle of a step",
+        "schedulers/midpoint.py",
+        "return math.sqrt(a.ratio * b.ratio)",
+        "return 0.5 * (a.ratio + b.ratio)",
+        "test_sigma::test_timesteps_of_all_evaluations_or_of_the_starts",
+    ),
+    Mutant(
+        "lms nodes",
+        "schedulers/variance_exploding.py",
+        "sigmas[t - k] for k in range(order)",
+        "sigmas[k] for k in range(order)",
+        "test_sigma::test_lms_is_exact_for_polynomials",
+    ),
+    Mutant(
+        "edm sign",
+        "schedulers/edm.py",
+        "sign = -1 if",
+        "sign = 1 if",
+        "test_sigma::test_edm_table_1",
+    ),
+    Mutant(
+        "end of the warm-up",
+        "schedulers/linear_multistep.py",
+        "return 12 if plan.sampler",
+        "return 11 if plan.sampler",
+        "test_pndm::test_a_constant_eps_is_followed_exactly",
+    ),
+    Mutant(
+        "inversion goes down",
+        "schedulers/multistep.py",
+        "return points[::-1][:n]",
+        "return points[:n]",
+        "test_solvers::test_inversion_goes_up",
+    ),
+    Mutant(
+        "order of a stage",
+        "schedulers/singlestep.py",
+        "for stage in range(1, size + 1)]",
+        "for stage in range(size)]",
+        "test_solvers::test_stages",
+    ),
+    Mutant(
+        "terminal forgotten",
+        "schedulers/unipc.py",
+        "sigmas = spacings.stretched(sigmas, config.shift_terminal)",
+        "sigmas = 1.0 * sigmas",
+        "test_solvers::test_ends_of_unipc",
+    ),
+    Mutant(
+        "dynamic shift of a solver",
+        "schedulers/solvers.py",
+        "SHIFTS[config.time_shift_type](mu)",
+        "float(mu)",
+        "test_solvers::test_flow_shifts",
+    ),
+    Mutant(
+        "tokens above",
+        "schedulers/flow.py",
+        "levels < now - 1e-6",
+        "levels > now + 1e-6",
+        "test_flow::test_diffusion_forcing",
+    ),
+    Mutant(
+        "karras levels",
+        "schedulers/score.py",
+        "if self._copies else levels",
+        "if True else 1",
+        "test_score::test_karras_levels",
+    ),
+    Mutant(
+        "same noise",
+        "schedulers/parts.py",
+        "row=self._draws",
+        "row=0",
+        "test_score::test_noise_of_parts",
+    ),
     Mutant(
         "undone too little",
         "schedulers/repaint.py",
         "path = [grid.points[entry + 1], ",
         "path = [grid.points[entry], ",
-        "test_score",
-    ),
-    Mutant(
-        "repaint's ups",
-        "schedulers/repaint.py",
-        "range(k - 1, following - 2, -1)",
-        "range(k - 1, following - 1, -1)",
-        "test_score",
-    ),
-    # the stateful habit
-    Mutant(
-        "cursor",
-        "schedulers/base.py",
-        "run.entry + 1, after.memory",
-        "run.entry, after.memory",
-        HABIT,
-    ),
-    Mutant(
-        "stale memory",
-        "schedulers/base.py",
-        "after.memory, after.index, fresh",
-        "run.memory, after.index, fresh",
-        HABIT,
-    ),
-    Mutant(
-        "level between times",
-        "schedulers/base.py",
-        "xp.take(v, above - 1) * (1 - part)",
-        "xp.take(v, above - 1) * part",
-        HABIT,
-    ),
-    Mutant(
-        "velocity's sign",
-        "schedulers/base.py",
-        "mix(sample, noise, -sigma / size",
-        "mix(sample, noise, sigma / size",
-        HABIT,
+        "test_score::test_undoing_steps_gives_the_marginals",
     ),
 ]
 
@@ -514,20 +709,15 @@ def run(mutant: Mutant | None, tests: str) -> tuple[int, str]:
             if text.count(mutant.before) != 1:
                 return -1, f"found {text.count(mutant.before)} times: {mutant.before!r}"
             path.write_text(text.replace(mutant.before, mutant.after), encoding="utf-8")
-        files = [str(ROOT / "tests" / f"{name}.py") for name in tests.split()]
+        parts = [test.partition("::") for test in tests.split()]
+        nodes = [f"{ROOT / 'tests' / file}.py{colons}{rest}" for file, colons, rest in parts]
         settings = {"CMSCHED_BACKENDS": "numpy", "HYPOTHESIS_PROFILE": "dev", "PYTHONPATH": folder}
         options = [
-            "-x",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-m",
-            "not peers",
-            "-c",
-            str(ROOT / "pyproject.toml"),
+            *("-x", "-q", "-p", "no:cacheprovider", "-m", "not peers"),
+            *("-c", str(ROOT / "pyproject.toml")),
         ]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", *options, "--rootdir", str(ROOT), *files],
+            [sys.executable, "-m", "pytest", *options, "--rootdir", str(ROOT), *nodes],
             cwd=folder,  # where `import cmsched` finds the copy
             env={**os.environ, **settings},
             capture_output=True,

@@ -115,26 +115,34 @@ def combination(data, name):
 
 def check(name, options, mode, n, call):
     """Return whether there is such a run; then every number of it is finite."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(action="error"):
         warnings.filterwarnings("ignore", message=".*has no effect")
-        try:
-            scheduler = CLASSES[name](**options, compatibility=mode)
-            plan = scheduler.plan(n, **call)
-        except (ValueError, TypeError) as error:
-            assert raised_here(error), error
-            return False
-    if isinstance(scheduler, cmsched.VQDiffusionScheduler):
+        make = CLASSES[name]
+        raised, plan = attempt(lambda: make(**options, compatibility=mode).plan(n, **call))
+    if raised is not None:
+        assert raised_here(raised), raised
+        return False
+    if name == "VQDiffusionScheduler":
         return True
     numbers = [p for point in plan.points for p in (point.t, point.alpha, point.sigma)]
     for row in plan.rows:
-        numbers += [
-            *row.estimate,
-            *(c for _, terms in row.statements for _, *cs in terms for c in cs),
-        ]
-    numbers += [c for _, *cs in (plan.start.terms if plan.start else ()) for c in cs]
+        numbers += [*row.estimate, *coefficients(row.statements)]
+    numbers += coefficients([(0, plan.start.terms)] if plan.start else [])
     assert np.all(np.isfinite(np.array(numbers, dtype=float)))
     return True
+
+
+def coefficients(statements):
+    """Return the coefficients of statements, and the regions of their terms."""
+    return [number for _, terms in statements for _, *numbers in terms for number in numbers]
+
+
+def attempt(call):
+    """Return what a call refuses with, or None, and what it gives."""
+    try:
+        return None, call()
+    except (ValueError, TypeError) as error:
+        return error, None
 
 
 def raised_here(error):
@@ -153,3 +161,9 @@ def test_every_option_has_right_values():
 @given(st.data())
 def test_right_combinations(name, data):
     check(name, *combination(data, name))
+
+
+def test_what_is_no_sentence_is_seen():
+    assert raised_here(attempt(lambda: cmsched.DDIMScheduler(beta_start=-1.0))[0])
+    assert not raised_here(attempt(lambda: float("a b c d"))[0])
+    assert not raised_here(attempt(lambda: np.zeros((2, 3)) @ np.zeros((2, 3)))[0])

@@ -24,10 +24,12 @@ from exact import (
     variants,
 )
 
+import cmsched
+from cmsched.engine import run
 from cmsched.plan import make_plan
 from cmsched.predictions import Prediction
 from cmsched.samplers import REGISTRY, get
-from cmsched.schedules import VPSDE, Betas, Flow, Logarithmic
+from cmsched.schedules import VESDE, VPSDE, Betas, Cosine, Flow, Logarithmic, TrigFlow
 from cmsched.spacings import Grid
 
 pytestmark = pytest.mark.host
@@ -113,6 +115,31 @@ def test_the_published_third_order_is_not():
         for third in ("published", "exact")
     }
     assert errors["exact"] < errors["published"] / 50
+
+
+@pytest.mark.parametrize("solver_order", [2, 3])
+def test_steps_chosen_by_their_error(solver_order):
+    """Error in proportion to the tolerance; steps to the inverse root of a local error's order."""
+    data, schedule = Mixture(), VPSDE()
+    grid = grid_between(schedule, 1)
+    start, exact = (data.quantiles(QUANTILES, p) for p in grid.points)
+    taken = []
+    for tolerance in (1e-3, 1e-5):
+        options = {"solver_order": solver_order, "rtol": tolerance, "atol": tolerance}
+        options["h_init"] = 6.0  # in lam, longer than the whole way
+        plan = make_plan("dpm_adaptive", grid, Prediction("sample"), options)
+        got, info = run(
+            lambda x, t: data.estimate(x, schedule.at(t=float(t))),
+            plan,
+            start / grid.init_scale,
+            return_info=True,
+        )
+        off = np.max(np.abs(got - exact)) / grid.points[-1].alpha
+        assert 0.1 * tolerance < off < 4 * tolerance
+        assert info["rejected"] > 0
+        assert info["evaluations"] == solver_order * (info["accepted"] + info["rejected"])
+        taken.append(info["accepted"])
+    assert taken[1] / taken[0] == pytest.approx(100 ** (1 / solver_order), rel=0.3)
 
 
 # structure
@@ -308,6 +335,26 @@ def test_history_does_not_reach_back_to_alpha_zero():
     assert memory[-1] == set()
 
 
+@pytest.mark.parametrize(
+    ("options", "reads"),
+    [
+        ({}, [0, 1, 2, 2, 2, 2]),
+        ({"ramp_down": True}, [0, 1, 2, 2, 1, 0]),
+        ({"euler_at_final": True}, [0, 1, 2, 2, 2, 0]),
+    ],
+    ids=label,
+)
+def test_lower_orders_at_the_end(options, reads):
+    """How many earlier estimates each step of a method of order 3 reads."""
+    grid = grid_between(VPSDE(), 6)
+    options = {"solver_order": 3, **options}
+    plan = make_plan("dpmpp_multistep", grid, Prediction("sample"), options)
+    memory = [
+        {v for _, terms in row.statements for v, _, _ in terms if 2 <= v < 4} for row in plan.rows
+    ]
+    assert [len(read) for read in memory] == reads
+
+
 def test_heun_is_euler_at_both_ends():
     """No second evaluation where its level is infinite or zero."""
     for schedule in (Flow(), Betas(rescale_betas_zero_snr=True)):
@@ -381,3 +428,79 @@ def test_churn_of_a_resumed_run_is_the_whole_runs():
     rest = plan.skip(4)
     assert rest.points == plan.points[4:]
     assert rest.skip(3).points == plan.points[7:]
+
+
+# equalities and limits of single samplers
+
+
+def test_the_corrector_of_another_sampler_is_unipcs():
+    """DDIM with UniC-1 is UniPC-1, for x0 and for eps, up to where sigma is 0."""
+    for predict_x0 in (True, False):
+        for schedule, end in ((VPSDE(), True), (VPSDE(), False)):
+            grid = grid_singular(schedule, 6, start=False, end=end)
+            own = (("solver_order", 1), ("predict_x0", predict_x0))
+            ends = []
+            for name, options in (
+                ("ddim", {"corrector": own}),
+                ("unipc", {"solver_order": 1, "predict_x0": predict_x0}),
+            ):
+                plan = make_plan(name, grid, Prediction("sample"), options)
+                start = Mixture().quantiles(QUANTILES, grid.points[0])
+                ends.append(interpret(plan, Mixture().estimate, start)[-1])
+            np.testing.assert_allclose(*ends, rtol=1e-12)
+
+
+def test_a_corrector_has_the_order_of_its_sampler():
+    deis = get("deis")
+    for chosen in ("unic", {}, (("solver_type", "bh1"),), {"predict_x0": False}):
+        options = {"solver_order": 3, "corrector": chosen}
+        assert deis.trait("order", options) == (4 if chosen else 3)
+    with pytest.raises(TypeError, match="did you mean 'solver_type'"):
+        deis.complete({"corrector": {"solver_tipe": "bh1"}})
+
+
+@pytest.mark.parametrize(
+    "schedule", [VPSDE(), Flow(), Cosine(), TrigFlow(), Flow(rising=True)], ids=str
+)
+def test_slopes_of_curves(schedule):
+    """d lam / dt against a difference of fourth order, near both ends of time too."""
+    top = 1000.0 if isinstance(schedule, Flow) else 1.0
+    for t in (0.003 * top, 0.4 * top, 0.9 * top):
+        h = 1e-4 * t
+        lam = [-math.log(schedule.ratio_at(t + k * h)) for k in (-2, -1, 1, 2)]
+        slope = (lam[0] - 8 * lam[1] + 8 * lam[2] - lam[3]) / (12 * h)
+        assert schedule.slope(t) == pytest.approx(slope, rel=1e-9)
+
+
+def test_the_adaptive_solver_stops_where_it_cannot_go_on():
+    grid = grid_between(VPSDE(), 4)
+    noise = np.ones((2, 3))
+    for options, words in (
+        ({"h_init": 0.0}, "h_init=0"),
+        ({"accept_safety": 3.0}, "accept_safety=3"),
+        ({"rtol": 0.0, "atol": 1e-100}, "no step is short enough"),
+    ):
+        plan = make_plan("dpm_adaptive", grid, Prediction("sample"), options)
+        with pytest.raises(ValueError, match=words):
+            cmsched.run(lambda x, t: np.sin(x), plan, noise)
+
+
+def test_equal_grids_give_equal_rows():
+    """Whether two points are one object does not matter."""
+    whole = Grid(tuple(Betas().at(t=t) for t in (900.0, 600.0, 300.0, 0.0)), Betas(), integral=True)
+    copy = dataclasses.replace(whole, arrivals=tuple(map(dataclasses.replace, whole.points[1:])))
+    for name in ("plms", "tcd", "ddim"):
+        plans = [make_plan(name, grid, Prediction()) for grid in (whole, copy)]
+        assert plans[0].rows == plans[1].rows
+
+
+def test_a_consistency_function_where_it_stops():
+    """The loop and its table agree at sigma_min, where the output says nothing."""
+    schedule = VESDE(sigma_data=0.5)
+    points = tuple(schedule.at(ratio=r) for r in (10.0, 1.0, 0.002))
+    grid = Grid((*points, schedule.point(0.0, 0.0)), schedule)
+    noise = np.ones((1, 3))
+    for name in ("ddim", "lms", "unipc"):
+        plan = make_plan(name, grid, Prediction("consistency", sigma_min=0.002))
+        ways = [way(lambda x, t: np.sin(x), plan, noise) for way in (cmsched.sample, cmsched.run)]
+        np.testing.assert_allclose(*ways, rtol=1e-12)

@@ -279,6 +279,9 @@ def test_ends_of_unipc():
     assert plan.grid.points[-1].sigma == pytest.approx(0.1)
     assert len(plan) == 5
     assert plan.points[-1].sigma > 0.2
+    to_zero = UniPCMultistepScheduler(**FLOW, shift_terminal=0.1).plan(5)  # its last step is longer
+    assert to_zero.points[-1].sigma == pytest.approx(0.1)
+    assert to_zero.grid.points[-1].sigma == 0.0
     scheduler = UniPCMultistepScheduler(**FLOW, **options, use_dynamic_shifting=True)
     end = scheduler.plan(5, mu=0.7).grid.points[-1].sigma
     assert end == pytest.approx(math.exp(0.7) * 1e-3 / (1 + (math.exp(0.7) - 1) * 1e-3))

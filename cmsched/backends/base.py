@@ -212,6 +212,7 @@ class Backend:
 
         The times are ints, or int32 arrays whose shape begins `shape`.
         """
+
         def number(count: Any) -> Any:
             if isinstance(count, int):
                 return count

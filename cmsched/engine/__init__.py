@@ -544,7 +544,11 @@ def run(
         x, at = asked
         evaluation, rank = evaluation + 1, -1
         next(bar, None)
-        time = backend.put(np.asarray(at.t), noise, backend.default_int if grid.integral else acc)
+        if plan.rows:
+            time = plan.time_on(noise, evaluation)
+        else:
+            number = backend.default_int if grid.integral else acc
+            time = backend.put(np.asarray(at.t), noise, number)
         output = model(backend.astype(x * at.scale if at.scale != 1.0 else x, dtype), time)
         check_output(backend, noise, output, prediction)
         p, q = prediction.linear(at)

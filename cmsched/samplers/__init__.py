@@ -10,9 +10,10 @@ evaluated and gets back the array that stands there and the network's clean-samp
     z          = noise(a, b)            Brownian increment from a to b, as a unit normal
     z          = noise()                an independent unit normal
 
-and returns the final sample. It may use only +, -, * and / by numbers on arrays; whatever depends
-on the step is decided on the host. Loops are in native (alpha, sigma) form, so they hold in every
-frame, and a deterministic one walks from data to noise as well.
+and returns the final sample. It may use only +, -, * and / by numbers on arrays (unless it is not
+traced); whatever depends on the step is decided on the host. Loops are in native (alpha, sigma)
+form, so they hold in every frame, and a deterministic one walks up from data to noise as well,
+between finite levels above 0.
 """
 
 import functools
@@ -111,15 +112,19 @@ class Sampler:
                 raise TypeError(f"sampler {self.name!r} has no option {name!r}{close}")
         complete = {**self.options, **options}
         for name, value in complete.items():
-            if name == "corrector" and isinstance(value, tuple | list):
-                complete[name] = tuple(REGISTRY["unipc"].complete(dict(value)).items())
-            elif name in self.choices:
+            if name == "corrector" and isinstance(value, tuple | list | Mapping):
+                continue  # below
+            if name in self.choices:
                 choose(name, value, self.choices[name])
                 complete[name] = self.choices[name][self.choices[name].index(value)]
             elif isinstance(self.options[name], float):
                 complete[name] = nonnegative(name, value)
             elif type(self.options[name]) is int:
                 complete[name] = check_count(name, value)
+            elif isinstance(self.options[name], bool) and not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False, got {value!r}")
+        if not isinstance(complete.get("corrector"), str | None):
+            complete["corrector"] = tuple(self._corrector(complete).items()) or None
         if complete.get("corrector") and self.trait("stochastic", {**complete, "corrector": None}):
             raise ValueError(
                 f"corrector={complete['corrector']!r} needs a deterministic step, but {self.name!r}"
@@ -132,15 +137,15 @@ class Sampler:
         value, complete = getattr(self, name), self.complete(options or {})
         value = value(complete) if callable(value) else value
         unic = self._corrector(complete)
-        if unic is not None and name == "order" and unic["disable_corrector"] is not True:
+        if unic and name == "order" and unic["disable_corrector"] is not True:
             return min(value, unic["solver_order"]) + 1
-        return value + unic["solver_order"] if unic is not None and name == "stored" else value
+        return value + unic["solver_order"] if unic and name == "stored" else value
 
-    def _corrector(self, complete: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the options of the corrector, if there is one; by default of the same order."""
+    def _corrector(self, complete: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of the corrector, by default of the same order; none if it is off."""
         chosen = complete.get("corrector")
         if not chosen:
-            return None
+            return {}
         own = {} if chosen == "unic" else dict(chosen)
         order = int(self.trait("order", {**complete, "corrector": None}))
         return REGISTRY["unipc"].complete({"solver_order": max(order, 1), **own})
@@ -152,7 +157,7 @@ class Sampler:
         unic = self._corrector(options)
         plain = {name: value for name, value in options.items() if name != "corrector"}
         loop = self.loop(x, grid, noise, **given, **plain)
-        return loop if unic is None else unipc.corrected(loop, grid, **unic)
+        return unipc.corrected(loop, grid, **unic) if unic else loop
 
 
 REGISTRY: dict[str, Sampler] = {}

@@ -148,19 +148,18 @@ def plms(x, grid, noise, *, predict_v=False):
     Published code combines v where the network says it, and not the eps of these (predict_v).
     """
     past, whole_run = [], grid.total == len(grid)
-    last = grid.points[-1]
     for step, (a, b) in enumerate(grid.steps()):
         x, x0, eps = yield Raw(x, a)
         if a.alpha == 0:
             x = b.alpha * x0 + b.sigma * eps
             continue
         m = yield Keep(slope(x, eps, a, predict_v))
-        if whole_run and not past and b is not last:
+        if whole_run and not past and step < len(grid) - 1:
             at = grid.points[step + 1]  # of arrivals, beside b
             y, _, eps = yield Raw(moved(x, m, a, b, predict_v), at)
             ahead = slope(y, eps, at, predict_v)
             m = yield Keep(m)  # in the place of `ahead`, which is not remembered
-            base = a if at is b else grid.at_time(at.t + a.t - b.t)
+            base = a if at == b else grid.at_time(at.t + a.t - b.t)
             x = moved_back(y, m, a, b, predict_v)
             x = moved(x, 0.5 * (m + ahead), base, at, predict_v)
         else:
@@ -200,7 +199,7 @@ def pndm(x, grid, noise, *, half_step=None, predict_v=False):
                 if total is None:
                     base, past = x, [m, *past]
                 total = weight * m if total is None else total + weight * m
-                x = moved(base, total if at is b else m, a, to, predict_v)
+                x = moved(base, total if at == b else m, a, to, predict_v)
                 *past, base, total = yield from hold(past, base, total)
         else:
             x, _, eps = yield Raw(x, a)

@@ -46,7 +46,7 @@ def finite(grid, name):
     top, low = grid.points[0], grid.points[-1]
     if low.sigma == 0 and len(grid) > 1:
         low = grid.points[-2]
-    if top.alpha == 0 or low.sigma == 0:
+    if top.alpha * top.sigma * low.alpha * low.sigma == 0:
         raise ValueError(
             f"{name} is uniform in log(alpha / sigma) and cannot step from sigma/alpha ="
             f" {top.ratio:g} to {low.ratio:g}; use a grid with two finite levels above 0"
@@ -132,6 +132,11 @@ def dpm_adaptive(
     A PID controller proposes the next step in lam; rejected steps are taken again, shorter.
     """
     top, low, ends = finite(grid, "dpm_adaptive")
+    if not h_init > 0 or not accept_safety < 1 + math.pi / 2:
+        raise ValueError(
+            f"dpm_adaptive would never take a step with h_init={h_init:g}, which must be above 0,"
+            f" and accept_safety={accept_safety:g}, which must be below 2.57"
+        )
     control = 1.5 if eta else solver_order
     gains = [pcoeff + icoeff + dcoeff, -(pcoeff + 2 * dcoeff), dcoeff]
     sign = math.copysign(1.0, low.lam - top.lam)
@@ -139,6 +144,11 @@ def dpm_adaptive(
     while sign * (low.lam - a.lam) > 1e-5:
         near = sign * (low.lam - a.lam) <= h
         b = low if near else grid.at(lam=a.lam + sign * h)
+        if h < 1e-9 * abs(low.lam - top.lam):
+            raise ValueError(
+                f"dpm_adaptive cannot meet rtol={rtol:g} and atol={atol:g} at sigma/alpha ="
+                f" {a.ratio:g}: no step is short enough; allow a larger error"
+            )
         down, up = arrive(a, b, eta, low)
         lower, higher = yield from dpm_step(x, grid, a, b, down, solver_order)
         larger = 0.5 * (abs(lower) + abs(before) + abs(abs(lower) - abs(before)))

@@ -203,7 +203,7 @@ def consistency(x, grid, noise, *, s_noise=1.0):
 
 def landing(grid: Any, b: Point, eta: float) -> Point:
     """Return where the deterministic part of TCD's step to b ends."""
-    if b is grid.points[-1] or not eta:
+    if b == grid.points[-1] or not eta:
         return b
     if eta > 1:
         raise ValueError(f"eta is the part of a time, in [0, 1], got {eta}")
@@ -226,7 +226,7 @@ def tcd(x, grid, noise, *, eta=0.3):
         x, x0, eps = yield Raw(x, a)
         past = landing(grid, b, eta)
         x = past.alpha * x0 + past.sigma * eps
-        if past is not b:
+        if past != b:
             part = b.alpha / past.alpha
             x = part * x + math.sqrt(b.sigma**2 - (part * past.sigma) ** 2) * noise(past, b)
     return x
@@ -272,7 +272,7 @@ def flow_sde(x, grid, noise, *, eta=0.7):
     for a, b in grid.steps():
         x, x0, eps = yield Raw(x, a)
         (ca, sa), (cb, sb) = coordinates(a, "flow"), coordinates(b, "flow")
-        step, odds = sa - sb, eta**2 / (1 - (sa if sa < 1 else sb))
+        step, odds = sa - sb, eta**2 / (1 - (sa if sa < 1 - 1e-6 else sb))
         x = (cb / ca) * x - (cb * step) * (eps - x0 + (0.5 * odds) * eps)
         if eta > 0:
             x = x + (cb * math.sqrt(odds * sa * step)) * noise(a, b)

@@ -134,6 +134,8 @@ def exponential_step(
             " formula is infinite; use the ++ solver, or a grid between finite levels"
         )
     x = part * x
+    if h == -math.inf:  # up to alpha = 0, where the weight is a limit
+        return x + (b.alpha - a.alpha * part) * terms[0], std
     for w, d in zip(weights(len(terms), k, solver_type, third_order), terms, strict=True):
         x = x + (scale * w) * d
     return x, std

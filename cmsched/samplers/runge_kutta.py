@@ -130,6 +130,8 @@ def dpmpp_sde(x, grid, noise, *, eta=1.0, s_noise=1.0, r=0.5):
     The noises of both stages are increments of one Brownian path in sigma / alpha: that over the
     whole step is made of the stage's own and one over the rest.
     """
+    if not 0 < r <= 1:
+        raise ValueError(f"r is the part of a step at which its stage stands, in (0, 1], got {r:g}")
     for a, b in grid.steps():
         x, x0 = yield x, a
         if b.sigma == 0 or a.alpha == 0:

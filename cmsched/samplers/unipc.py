@@ -4,7 +4,7 @@ import math
 
 from . import Keep, Raw, register
 from .adams import ORDERS
-from .formulas import bend, integrals, newest, orders
+from .formulas import bend, carry, integrals, newest, orders
 
 
 def unified(x, nodes, a, b, *, solver_type="bh2", predict_x0=True):
@@ -39,6 +39,16 @@ def corrects(a, b, *, solver_type="bh2", predict_x0=True):
     return h != 0 and (math.isfinite(h) or limit)
 
 
+def check_steps(disable_corrector):
+    """Raise unless these are numbers of steps, or True."""
+    listed = isinstance(disable_corrector, tuple) and all(type(k) is int for k in disable_corrector)
+    if not listed and disable_corrector is not True:
+        raise ValueError(
+            "disable_corrector must list step numbers, or be True for all steps, got"
+            f" {disable_corrector!r}"
+        )
+
+
 def corrected(loop, grid, *, solver_order, solver_type, predict_x0, disable_corrector, ramp_down):
     """Correct each sample of another loop once the network has seen it: UniC (eq. 5, B2).
 
@@ -46,6 +56,7 @@ def corrected(loop, grid, *, solver_order, solver_type, predict_x0, disable_corr
     corrected sample too. What the correction takes from the step before is one array, kept with
     the estimates.
     """
+    check_steps(disable_corrector)
     options = {"solver_type": solver_type, "predict_x0": predict_x0}
     reply, start, nodes, a, order = None, None, [], None, 0
     done, step = grid.total - len(grid), 0
@@ -114,6 +125,7 @@ def unipc(
 
     disable_corrector: the steps after which to leave the prediction as it is, or True for all.
     """
+    check_steps(disable_corrector)
     options = {"solver_type": solver_type, "predict_x0": predict_x0}
     done = grid.total - len(grid)
     nodes, start, last, order = [], None, None, 0
@@ -130,5 +142,5 @@ def unipc(
         if predict_x0 or (a.alpha > 0 and b.sigma > 0):
             x = unified(x, nodes[:order], a, b, **options)
         else:
-            x = b.alpha * x0 + b.sigma * eps
+            x = carry(x, m, a, b) if a.alpha > 0 else b.alpha * x0 + b.sigma * eps
     return x

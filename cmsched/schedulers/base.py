@@ -606,8 +606,7 @@ def times_beside(
         )
     if tuple(timesteps.shape) not in ((), (1,), batch):
         raise ValueError(
-            f"{name} must be one number or one per row {batch}, got shape"
-            f" {tuple(timesteps.shape)}"
+            f"{name} must be one number or one per row {batch}, got shape {tuple(timesteps.shape)}"
         )
     return backend.xp.reshape(backend.astype(timesteps, acc), (-1,))
 
