@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 if find_spec("jax"):
     import jax
@@ -34,6 +34,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.register_profile("ci", settings.get_profile("dev"), max_examples=200, derandomize=True)
+settings.register_profile(
+    "mutants",  # any failure will do, so none is made simpler
+    settings.get_profile("dev"),
+    phases=(Phase.explicit, Phase.generate),
+    derandomize=True,
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 # backend of the tests: (framework, array-API namespace)
