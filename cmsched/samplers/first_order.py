@@ -245,6 +245,11 @@ def euler_maruyama(x, grid, noise, *, dt=0.0):
     dt is t_a - t_b, or what is given: published code steps by 1 / n wherever the times lie.
     """
     for a, b in grid.steps():
+        if a.alpha == 0:
+            raise ValueError(
+                "euler_maruyama cannot step from alpha = 0, where the rates of its SDE are"
+                " infinite; use a grid that starts at a finite level"
+            )
         x, x0 = yield x, a
         f, squared = grid.schedule.rates(a)
         step = dt or a.t - b.t

@@ -188,6 +188,11 @@ SINGLESTEP = {
     "stored": lambda o: o["solver_order"] if o["solver_order"] > 1 else 0,
     "stochastic": lambda o: o["eta"] > 0,
     "correctable": False,
+    "choices": {
+        "solver_order": (1, 2, 3),
+        "solver_type": ("midpoint", "heun"),
+        "lower_order_final": (True, False),
+    },
 }
 
 
@@ -196,11 +201,6 @@ SINGLESTEP = {
     paper="arXiv:2211.01095, algorithm 1; SDE its eq. 16",
     **SINGLESTEP,
     fixed={"predict_x0": True},
-    choices={
-        "solver_order": (1, 2, 3),
-        "solver_type": ("midpoint", "heun"),
-        "lower_order_final": (True, False),
-    },
     variants=(
         {"solver_order": 1},
         {"solver_order": 2, "lower_order_final": False},
@@ -218,11 +218,6 @@ SINGLESTEP = {
     exact=lambda o: not o["eta"],
     singular=False,
     fixed={"predict_x0": False},
-    choices={
-        "solver_order": (1, 2, 3),
-        "solver_type": ("midpoint", "heun"),
-        "lower_order_final": (True, False),
-    },
     variants=(
         {"solver_order": 2, "solver_type": "heun", "lower_order_final": False},
         {"solver_order": 3, "lower_order_final": False},
