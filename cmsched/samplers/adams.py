@@ -193,13 +193,13 @@ def pndm(x, grid, noise, *, half_step=None, predict_v=False):
                 first, mid = grid.at(t=a.t - half_step), grid.at(t=b.t + half_step)
             base, total = x, None
             stages = ((a, first, 1 / 6), (mid, mid, 1 / 3), (mid, b, 1 / 3), (b, b, 1 / 6))
-            for at, to, weight in stages:
+            for k, (at, to, weight) in enumerate(stages):
                 x, _, eps = yield Raw(x, at)
                 m = slope(x, eps, at, predict_v)
                 if total is None:
                     base, past = x, [m, *past]
                 total = weight * m if total is None else total + weight * m
-                x = moved(base, total if at == b else m, a, to, predict_v)
+                x = moved(base, total if k == 3 else m, a, to, predict_v)
                 *past, base, total = yield from hold(past, base, total)
         else:
             x, _, eps = yield Raw(x, a)

@@ -427,7 +427,9 @@ class CMStochasticIterativeScheduler(ScaledInput):
         return [self._schedule(config).at(ratio=s) for s in levels.tolist()]
 
     def _points(self, config: FrozenDict, n: int, **options: Any) -> list[Point]:
-        stride = config.num_train_timesteps // n
+        train = config.num_train_timesteps
+        why = ", the number of training steps"
+        stride = train // spacings.check_count("num_inference_steps", n, train, why)
         return self._levels_at(config, [float(i * stride) for i in range(n)])
 
     def _at_timesteps(
