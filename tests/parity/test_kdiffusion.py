@@ -103,8 +103,15 @@ MATCHES = [
         for eta, draws in ((0.0, none_of), (0.5, from_to(0, -2)))
     ),
     *(
-        Match("dpm_adaptive", "dpm_adaptive", {"order": n}, {"solver_order": n}, **ADAPTIVE)
+        Match(
+            "dpm_adaptive",
+            "dpm_adaptive",
+            {"order": n, "eta": eta},
+            {"solver_order": n},
+            **{**ADAPTIVE, "draws": draws},
+        )
         for n in (2, 3)
+        for eta, draws in ((0.0, none_of), (0.5, from_to(0, -2)))
     ),
     *(Match("lms", "lms", {"order": order}, {"solver_order": order}) for order in (4, 2)),
 ]
