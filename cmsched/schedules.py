@@ -8,7 +8,9 @@ says how the ratio is split into the two coefficients of the marginal x = alpha 
     flow  alpha = 1 / (1 + ratio)          sigma = ratio alpha    (alpha + sigma = 1)
     trig  alpha = cos(u)                   sigma = sigma_data sin(u), u = atan(ratio / sigma_data)
 
-Every sampler runs in every frame; samples of two frames differ by the factor between their alphas.
+Every sampler runs in every frame; samples of two frames differ by the factor between their alphas,
+but for those whose noise or rates are a frame's own: ddpm with a large or learned variance, and
+euler_maruyama.
 """
 
 import contextlib
