@@ -13,22 +13,26 @@ from .engine import (
     draw,
     estimate,
     init,
+    join,
     model_input,
     run,
     sample,
     step,
+    take,
     transition,
 )
 from .guidance import guide, rescale_guidance, rescale_noise_cfg
 from .noise import Rng
-from .plan import Plan, Table, make_plan
+from .plan import Plan, make_plan
 from .schedulers import *  # noqa: F403
 from .schedulers import __all__ as _schedulers
+from .tables import Stack, Table, stack
 
 __all__ = [
     "Estimate",
     "Plan",
     "Rng",
+    "Stack",
     "State",
     "Table",
     "Transition",
@@ -37,13 +41,16 @@ __all__ = [
     "estimate",
     "guide",
     "init",
+    "join",
     "make_plan",
     "model_input",
     "rescale_guidance",
     "rescale_noise_cfg",
     "run",
     "sample",
+    "stack",
     "step",
+    "take",
     "transition",
 ]
 __all__ += _schedulers

@@ -1,9 +1,4 @@
-"""Plan: the frozen table a sampler becomes, and its device-resident form.
-
-Both executions of a plan share one numbering of values (see `Layout`). A row is a short
-straight-line program over them: a few linear combinations, then which values become
-(sample, *memory).
-"""
+"""Plan: the frozen table a sampler becomes, and how a trace is written as its rows."""
 
 import dataclasses
 import json
@@ -11,107 +6,40 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from threading import RLock
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from . import samplers
-from .backends import Backend, pytree, resolve
-from .backends.brownian import cell
+from .backends import Backend, resolve
 from .predictions import Prediction
-from .schedules import Point
+from .schedules import SCHEDULES, Point
 from .spacings import Grid
+from .tables import (
+    EVERYWHERE,
+    INSIDE,
+    OUTPUT,
+    OUTSIDE,
+    SAMPLE,
+    Layout,
+    Row,
+    Start,
+    Table,
+    Term,
+    columns,
+    placed,
+    row_weights,
+)
 from .tracing import MASK, Draw, Form, Leaf, Trace, trace
 
-__all__ = ["Layout", "Plan", "Row", "Table", "make_plan"]
+__all__ = ["KEPT", "Plan", "make_plan"]
 
 Array = Any
-EVERYWHERE, INSIDE, OUTSIDE = 0, 1, 2  # regions of a mask
-Term = tuple[int, float, int]  # value number, coefficient, region
-SAMPLE, OUTPUT = 0, 1
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The static structure of a plan: what is stored, drawn and given, and which values exist.
-
-    Values are numbered: 0 sample, 1 output, memory, draws, given arrays, the estimate, the raw
-    estimate, what each Keep stores, the next sample. In the start row value 0 is the start, and its
-    draws follow.
-    """
-
-    slots: tuple[tuple[str, int, int], ...]  # (kind, rank, age in evaluations) of each stored array
-    draws: tuple[tuple[int, bool], ...]  # (rank, is its variance learned)
-    given: tuple[str, ...]
-    keeps: int
-    estimates: bool  # whether the estimate is computed as an array of its own
-    pattern: tuple[tuple[tuple[int, int], ...], ...]  # (value, region) of raw, keeps and next
-    picks: tuple[int, ...]  # the value each slot is filled from
-    start_draws: tuple[int, ...]
-    integral: bool  # whether the network is conditioned on integers
-    masked: bool  # whether a mask is given
-    scaled: bool  # whether the network's input is scaled anywhere
-    clean: bool  # whether sigma is 0 at an evaluation, where an inversion starts
-    prediction: Prediction
-
-    def __post_init__(self) -> None:
-        """Count now: torch.compile cannot trace the lock that a cached property takes."""
-        _ = self.blank
-
-    @cached_property
-    def first_draw(self) -> int:
-        """Number of the first drawn value."""
-        return 2 + len(self.slots)
-
-    @cached_property
-    def first_given(self) -> int:
-        """Number of the first given array."""
-        return self.first_draw + len(self.draws)
-
-    @cached_property
-    def estimate(self) -> int:
-        """Number of the estimate."""
-        return self.first_given + len(self.given)
-
-    @cached_property
-    def raw(self) -> int:
-        """Number of the unprojected estimate."""
-        return self.estimate + 1
-
-    @cached_property
-    def following(self) -> int:
-        """Number of the next sample."""
-        return self.raw + self.keeps + 1
-
-    @cached_property
-    def blank(self) -> tuple[None, ...]:
-        """Places of the values that a step computes, draws or is given."""
-        return (None,) * (self.following + 1 - self.first_draw)
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether any row draws."""
-        return bool(self.draws or self.start_draws)
-
-
-class Row(NamedTuple):
-    """One step: where the network is evaluated and what is done with its output."""
-
-    point: Point
-    estimate: tuple[float, float, float, float]  # p, q, c_skip, c_out
-    estimates: bool  # whether this row needs the estimate as an array
-    draws: tuple[tuple[int, Draw], ...]  # (value number, draw)
-    statements: tuple[tuple[int, tuple[Term, ...]], ...]  # (value number, its terms)
-    picks: tuple[int, ...]
-    program: tuple[tuple[Any, ...], ...]  # the statements as the engine reads them, see `_program`
-
-
-class Start(NamedTuple):
-    """The start row: terms of the first sample over the start (value 0) and draws."""
-
-    terms: tuple[Term, ...]
-    draws: tuple[tuple[int, Draw], ...]
+KEPT = 32  # plans; one of 1000 steps takes 1 to 3 MB
+_kept: dict[Any, "Plan"] = {}
+_lock = RLock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,8 +119,10 @@ class Plan:
             if backend.traced():  # inside torch.compile, which writes kernels of its own
                 return None
             row = self.rows[index]
-            plain = all(regions is None for _, _, _, regions in row.program)
-            kernel = backend.kernel(row.program, row.picks) if plain else None
+            layout = self.check_traced()
+            kernel = None
+            if not layout.masked:
+                kernel = backend.kernel(layout, row, row_weights(layout, row))
             return self._kernels.setdefault((backend, index), kernel)
 
     @cached_property
@@ -204,32 +134,17 @@ class Plan:
         return {}
 
     @cached_property
-    def _placed(self) -> dict[Any, Any]:
+    def _placed(self) -> dict[Any, Table]:
         return {}
 
-    def on(self, like: Array) -> "Table":
+    def on(self, like: Array) -> Table:
         """Return the plan as arrays on the device of `like`, in its accumulation dtype.
 
         The table goes wherever the plan goes, with an array index: inside `jit`, `scan`,
         `torch.compile`, and for batches whose rows are at different steps. Another plan of the same
         layout and length does not recompile.
         """
-        layout = self.check_traced()
-        backend = resolve(like)
-        dtype = backend.accumulation(like.dtype)
-        key = ("table", backend.name, str(dtype), str(backend.device(like)))
-        if key not in self._placed:
-            numbers, where, start = self._columns
-            table = Table(
-                layout,
-                backend.put(numbers, like, dtype),
-                backend.put(where, like),
-                backend.put(start, like, dtype),
-            )
-            if backend.traced(table.numbers):
-                return table  # made inside a trace: must not outlive it
-            self._placed[key] = table
-        return self._placed[key]  # type: ignore[no-any-return]
+        return placed(self.check_traced(), self._columns, like, self._placed)
 
     def time_on(self, like: Array, index: int) -> Array:
         """Return a model time as a 0-d array on the device of `like`; all are placed there once."""
@@ -251,31 +166,7 @@ class Plan:
 
     @cached_property
     def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The table on the host: one column an evaluation and one for the end.
-
-        Numbers (float64), whole numbers (next column; row number of the draws; the times a draw's
-        interval begins and ends, see `brownian`, equal where it has none), and the start: init
-        scale, alpha, sigma, then the weights of the start and its draws.
-        """
-        layout = self.check_traced()
-        columns = [row_numbers(layout, row) for row in self.rows]
-        n = np.arange(len(self) + 1)
-        times = np.zeros((len(layout.draws), 2, len(self) + 1))
-        for i, row in enumerate(self.rows):
-            for value, draw in row.draws:
-                if draw.interval is not None:
-                    times[value - layout.first_draw, :, i] = [cell(lam) for lam in draw.interval]
-        counts = [np.minimum(n + 1, len(self)), n + 1]
-        where = np.stack([*counts, *times.reshape(-1, len(n))]).astype(np.int32)
-        first = self.grid.points[0]
-        weights = {value: c for value, c, _ in self.start.terms}
-        weighted = [weights.get(value, 0.0) for value in range(1 + len(layout.start_draws))]
-        start = np.array([self.grid.init_scale, first.alpha, first.sigma, *weighted])
-        # what the column of the end computes is not used: a copy keeps it free of 0 / 0
-        placed = np.stack([*columns, columns[-1]], axis=1), where, start
-        for array in placed:
-            array.flags.writeable = False
-        return placed
+        return columns(self.check_traced(), [self], len(self) + 1)
 
     def check_traced(self) -> Layout:
         """Return the layout, or raise for a sampler that only `run` and `sample` can execute."""
@@ -328,10 +219,8 @@ class Plan:
             raise ValueError('not a plan: expected a JSON object with "cmsched": "plan 1"')
         data = _infinite(data)
         try:
-            prediction = dict(data["prediction"])
-            prediction["threshold"] = prediction["threshold"] and tuple(prediction["threshold"])
-            grid = Grid.from_dict(data["grid"])
-            return make_plan(data["sampler"], grid, Prediction(**prediction), data["options"])
+            prediction, grid = Prediction(**data["prediction"]), Grid.from_dict(data["grid"])
+            return make_plan(data["sampler"], grid, prediction, data["options"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a plan: {type(error).__name__}: {error}") from error
 
@@ -390,30 +279,6 @@ def value_names(layout: Layout) -> dict[int, str]:
     return names
 
 
-class Table:
-    """A plan's numbers as arrays on one device; a pytree whose layout is static."""
-
-    __slots__ = ("layout", "numbers", "start", "where")
-
-    def __init__(self, layout: Layout, numbers: Array, where: Array, start: Array) -> None:
-        self.layout, self.numbers, self.where, self.start = layout, numbers, where, start
-
-    def __len__(self) -> int:
-        """Return the number of network evaluations."""
-        return int(self.numbers.shape[1]) - 1
-
-    def check_traced(self) -> Layout:
-        """Return the layout, as a plan does."""
-        return self.layout
-
-
-pytree(
-    Table,
-    lambda table: ((table.numbers, table.where, table.start), table.layout),
-    lambda layout, children: Table(layout, *children),
-)
-
-
 def make_plan(
     sampler: str,
     grid: Grid,
@@ -422,22 +287,39 @@ def make_plan(
 ) -> Plan:
     """Return the plan of a registered sampler on a grid.
 
+    An equal recipe gives the same plan again while it is among the last `KEPT` asked for.
+
     Raises:
         ValueError: unknown sampler; a step it cannot take; more stored than the registry says.
         TypeError: unknown option; a sampler that is not linear.
     """
-    entry = samplers.get(sampler)
+    entry = samplers.get(sampler)  # part of the key: a name may be registered anew
     complete = {k: _plain(k, v) for k, v in entry.complete(options or {}).items()}
+    if type(grid.schedule) not in SCHEDULES.values():  # it may hold more than it compares
+        return _made(entry, grid, prediction, complete)
+    key = entry, grid, prediction, repr(complete)  # 1, 1.0 and True are equal, but not their names
+    with _lock:  # who asks for the same at the same time waits for it
+        plan = _kept.pop(key, None) or _made(entry, grid, prediction, complete)
+        _kept[key] = plan  # the one asked for last comes last
+        if len(_kept) > KEPT:
+            del _kept[next(iter(_kept))]
+    return plan
+
+
+def _made(
+    entry: samplers.Sampler, grid: Grid, prediction: Prediction, complete: dict[str, Any]
+) -> Plan:
+    """Return a new plan."""
     if grid.upward and (entry.trait("stochastic", complete) or entry.trait("order", complete) <= 0):
         raise ValueError(
-            f"sampler {sampler!r} with these options goes from noise to data only; a grid upward"
+            f"sampler {entry.name!r} with these options goes from noise to data only; a grid upward"
             " (inversion) needs a deterministic one, such as ddim with eta=0"
         )
-    recipe = (sampler, grid, prediction, MappingProxyType(complete))
+    recipe = (entry.name, grid, prediction, MappingProxyType(complete))
     if not entry.traced:
         if grid.points[0].alpha == 0.0 and not entry.trait("singular", complete):
             raise ValueError(
-                f"sampler {sampler!r} cannot start where alpha is 0 (zero terminal SNR, a flow at"
+                f"sampler {entry.name!r} cannot start where alpha is 0 (zero terminal SNR, a flow at"
                 " sigma = 1): use a grid that starts at a finite level"
             )
         return Plan(*recipe, None, Start((), ()), (), ())
@@ -463,10 +345,10 @@ def _lower(
     folded -= {
         kind for i, row in enumerate(forms) for f in row for kind, j, _ in f.terms if j < i - 1
     }
-    terms: list[list[dict[Leaf, Any]]] = []
-    for i, row in enumerate(forms):
-        where = f"{entry.name}, evaluation {i - 1}"
-        terms.append([_fold(f, i - 1, linear, folded).clean(where) for f in row])
+    terms = [
+        [_fold(f, i, linear, folded).clean(f"{entry.name}, evaluation {i}") for f in row]
+        for i, row in enumerate(forms, start=-1)
+    ]
 
     last_use: dict[Leaf, int] = {}
     for i, row_terms in enumerate(terms):
@@ -496,16 +378,17 @@ def _lower(
         clean=any(p.sigma == 0.0 for p in traced.points),
     )
     ranks = [rank for rank, _ in layout.draws]
+    stored = {slot: 2 + s for s, slot in enumerate(slots)}
+    names = {"x": SAMPLE, "m": OUTPUT, "d": layout.estimate, "r": layout.raw}
 
     def number(leaf: Leaf, i: int) -> int:
         kind, j, rank = leaf
         if kind == "g":
             return layout.first_given + layout.given.index(rank)
         if j < i:
-            return 2 + slots.index((kind, rank, i - j))
+            return stored[kind, rank, i - j]
         if kind == "z":
             return layout.first_draw + ranks.index(rank)
-        names = {"x": SAMPLE, "m": OUTPUT, "d": layout.estimate, "r": layout.raw}
         return names[kind] if kind in names else layout.raw + 1 + int(rank)
 
     def write(form: dict[Leaf, Any], i: int) -> tuple[Term, ...]:
@@ -525,19 +408,19 @@ def _lower(
 
     rows = []
     for i, point in enumerate(traced.points):
-        live = {leaf for leaf, last in last_use.items() if last > i and leaf[1] <= i}
         here = terms[i + 1]
         statements: list[tuple[int, tuple[Term, ...]]] = []
-        if ("r", i, 0) in live:
+        if last_use.get(("r", i, 0), i) > i:
             p, q, skip, out = linear[i]
             statements.append((layout.raw, ((SAMPLE, skip + out * p, 0), (OUTPUT, out * q, 0))))
         for rank, form in enumerate(here[:-1]):
             if ("k", i, rank) in last_use:
                 statements.append((layout.raw + 1 + rank, write(form, i)))
         statements.append((layout.following, write(here[-1], i)))
+        aged = ((kind, i - age + 1, rank) for kind, rank, age in slots)
         picks = tuple(
-            number((kind, i - age + 1, rank), i) if (kind, i - age + 1, rank) in live else 2 + s
-            for s, (kind, rank, age) in enumerate(slots)
+            number(leaf, i) if last_use.get(leaf, i) > i else place
+            for leaf, place in zip(aged, stored.values(), strict=True)
         )
         numbered = tuple((layout.first_draw + ranks.index(d.rank), d) for d in draws[i + 1])
         computed = list(statements)
@@ -557,18 +440,16 @@ def _lower(
             )
         )
 
-    pattern = []
-    for value in range(layout.raw, layout.following + 1):
-        union = {
-            (v, region)
-            for row in rows
-            for dest, ts in row.statements
-            if dest == value
-            for v, _, region in ts
-        }
-        pattern.append(tuple(sorted(union)))
+    union: dict[int, set[tuple[int, int]]] = {
+        value: set() for value in range(layout.estimate, layout.following + 1)
+    }
+    union[layout.following].add((SAMPLE, EVERYWHERE))  # which the end repeats
+    for row in rows:
+        for value, sources, _, regions in row.program:
+            union[value] |= set(zip(sources, regions or (EVERYWHERE,) * len(sources), strict=True))
+    pattern = [tuple(sorted(terms)) for terms in union.values()]
     picks = tuple(
-        number((kind, n, rank), n) if age == 1 else 2 + slots.index((kind, rank, age - 1))
+        number((kind, n, rank), n) if age == 1 else stored[kind, rank, age - 1]
         for kind, rank, age in slots
     )
     layout = dataclasses.replace(layout, pattern=tuple(pattern), picks=picks)
@@ -602,15 +483,14 @@ def _fold(
     form: Form, i: int, linear: list[tuple[float, float, float, float]], folded: set[str]
 ) -> Form:
     """Return a form with row i's own estimate written out as skip x + out (p x + q m)."""
-    out = Form(
-        {leaf: c for leaf, c in form.terms.items() if not (leaf[0] in folded and leaf[1] == i)}
-    )
-    for leaf, (c, _) in form.terms.items():
-        if leaf[0] in folded and leaf[1] == i:
-            p, q, skip, last = linear[i]
-            x = Form({("x", i, 0): (skip + last * p, abs(skip) + abs(last * p))})
-            out = out + (x + last * q * Form.leaf("m", i, 0)) * c
-    return out
+    own = [leaf for leaf in form.terms if leaf[1] == i and leaf[0] in folded]
+    if not own:
+        return form
+    p, q, skip, last = linear[i]
+    x, m = ("x", i, 0), ("m", i, 0)
+    estimate = Form({x: (skip + last * p, abs(skip) + abs(last * p)), m: (last * q, abs(last * q))})
+    rest = Form({leaf: term for leaf, term in form.terms.items() if leaf not in own})
+    return sum((estimate * form.terms[leaf][0] for leaf in own), rest)
 
 
 def _slots(
@@ -637,22 +517,3 @@ def _slots(
     return tuple(sorted(slots))
 
 
-def row_numbers(layout: Layout, row: Row) -> np.ndarray:
-    """Return a row as the column of a table.
-
-    Scale, t, the estimate's four numbers, alpha, sigma, learned ranges, the pattern's weights.
-    """
-    at = row.point
-    ranges = {v: d.log_range for v, d in row.draws}
-    learned = [
-        number
-        for k, (_, is_learned) in enumerate(layout.draws)
-        if is_learned
-        for number in ranges.get(layout.first_draw + k) or (0.0, 0.0)
-    ]
-    statements = dict(row.statements)
-    weights = []
-    for value, sources in enumerate(layout.pattern, start=layout.raw):
-        have = {(v, region): c for v, c, region in statements.get(value, ())}
-        weights += [have.get(source, 0.0) for source in sources]
-    return np.array([at.scale, at.t, *row.estimate, at.alpha, at.sigma, *learned, *weights])

@@ -67,7 +67,8 @@ def pytree(
     flatten: Callable[[Any], tuple[Any, Any]],
     unflatten: Callable[[Any, Any], Any],
 ) -> None:
-    """Make JAX treat `cls` as a container; recorded until JAX is used."""
+    """Make JAX (recorded until it is used) and whoever walks trees treat `cls` as a container."""
+    base.containers[cls] = flatten, unflatten
     base.pytrees.append((cls, flatten, unflatten))
     base.register_pytrees()
 

@@ -9,11 +9,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from cmsched.backends import brownian, threefry
+from cmsched.backends.fused import Statements
 
 Array: TypeAlias = Any
 DType: TypeAlias = Any
 
-# Classes that JAX shall treat as containers, until its adapter has taken them.
+# Classes that hold arrays: how to take them apart and make them anew.
+containers: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {}
+
+# Those that JAX shall treat as containers, until its adapter has taken them.
 pytrees: deque[tuple[type, Callable[[Any], Any], Callable[[Any, Any], Any]]] = deque()
 
 
@@ -24,11 +28,6 @@ def register_pytrees() -> None:
 _ACCUMULATION = {"float16": "float32", "bfloat16": "float32"} | {
     name: name for name in ("float32", "float64")
 }
-
-
-def is_one(weight: Any) -> bool:
-    """Tell whether a weight costs no multiplication."""
-    return isinstance(weight, float) and weight == 1.0
 
 
 class Backend:
@@ -123,21 +122,44 @@ class Backend:
     def combine(self, values: Sequence[Array], weights: Sequence[Any], dtype: DType) -> Array:
         """Sum weights[k] * values[k] in `dtype`, into a new array.
 
-        The weights are all Python floats, or all arrays of `dtype`. Only a single value with weight
-        1.0 that has the dtype already comes back itself.
+        The weights are all Python floats, or all arrays of `dtype`. Where an array is 0, the value
+        is not looked at: it may be nan. Only a single value with weight 1.0 that has the dtype
+        already comes back itself.
         """
         total = None
         for value, weight in zip(values, weights, strict=True):
             term = self.astype(value, dtype)
-            if not is_one(weight):
+            if not isinstance(weight, float):
+                term = term * weight
+                term = self.where(weight == 0, self.zeros_like(term), term)
+            elif weight != 1.0:
                 term = term * weight
             total = term if total is None else total + term
         return total
 
-    def kernel(self, program: Sequence[tuple[Any, ...]], picks: Sequence[int]) -> Any:
-        """Compile statements (value, sources, weights, None) to a function of values, or give None.
+    def combinations(
+        self,
+        statements: Statements,
+        wanted: Sequence[int],
+        values: list[Array],
+        weights: Array,
+        dtype: DType,
+    ) -> None:
+        """Fill in what statements (value, sources) make of values, at least where it is wanted.
 
-        The function returns the last value and the picked ones; it is for arrays that are `plain`.
+        The weights are an array, (terms, ...), each broadcast along the values.
+        """
+        at = 0
+        for value, sources in statements:
+            own = [weights[at + k, ...] for k in range(len(sources))]
+            values[value] = self.combine([values[s] for s in sources], own, dtype)
+            at += len(sources)
+
+    def kernel(self, layout: Any, row: Any, weights: Sequence[float]) -> Any:
+        """Compile a row of a plan to a function of values, or give None.
+
+        The function returns the next sample and the stored arrays, or None where it cannot take
+        these values; it is for arrays that are `plain`. `weights` are those of `layout.terms`.
         """
         return None
 

@@ -7,8 +7,8 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from cmsched.backends import threefry
-from cmsched.backends.base import Array, Backend, DType, is_one
+from cmsched.backends import fused, threefry
+from cmsched.backends.base import Array, Backend, DType
 
 
 class CupyBackend(Backend):
@@ -45,18 +45,48 @@ class CupyBackend(Backend):
             return cp.asarray(host, dtype)
 
     def combine(self, values: Sequence[Array], weights: Sequence[Any], dtype: DType) -> Array:
-        """Sum weights[k] * values[k] in `dtype`, into a new array, one kernel a term."""
-        first, scale = values[0], weights[0]
-        if is_one(scale):
-            total = first.astype(dtype, copy=len(values) > 1)
-        else:
-            total = first.astype(dtype, copy=False) * scale
-        for value, weight in zip(values[1:], weights[1:], strict=True):
-            if is_one(weight):
-                total += value
-            else:
-                _add_scaled(value, weight, total)
-        return total
+        """Sum weights[k] * values[k] in `dtype`, into a new array, in one kernel."""
+        if len(values) == 1 and isinstance(weights[0], float) and weights[0] == 1.0:
+            return values[0].astype(dtype, copy=False)
+        total = len(values)
+        statements = ((total, tuple(range(total))),)
+        return _kernel(statements, (total,), _types(values), np.dtype(dtype).name)(
+            *values, *weights
+        )
+
+    def combinations(
+        self,
+        statements: fused.Statements,
+        wanted: Sequence[int],
+        values: list[Array],
+        weights: Array,
+        dtype: DType,
+    ) -> None:
+        """Fill in what statements make of values, in one kernel."""
+        read = [values[n] for n in fused.inputs(statements)]
+        run = _kernel(statements, tuple(wanted), _types(read), np.dtype(dtype).name)
+        made = run(*read, *weights)
+        for value, result in zip(wanted, made if len(wanted) > 1 else [made], strict=True):
+            values[value] = result
+
+    def kernel(self, layout: Any, row: Any, weights: Sequence[float]) -> Any:
+        """Take a row in one kernel, with its numbers as scalars."""
+        wanted, read = layout.wanted, fused.inputs(layout.statements)
+
+        def kernel(values: list[Array]) -> Any:
+            dtype = values[0].dtype
+            arrays = [values[n] for n in read]
+            if any(x is None for x in arrays):  # a draw that this row has not
+                return None
+            made = _kernel(layout.statements, wanted, _types(arrays), dtype.name)(*arrays, *weights)
+            new = dict(zip(wanted, made if len(wanted) > 1 else [made], strict=True))
+            return new[layout.following], tuple([new.get(v, values[v]) for v in row.picks])
+
+        return kernel
+
+    def plain(self, x: Array) -> bool:
+        """Tell whether x is an array of CuPy's own."""
+        return type(x) is cp.ndarray
 
     def is_generator(self, generator: Any) -> bool:
         """Tell whether this is a cupy.random.Generator."""
@@ -97,13 +127,17 @@ class CupyBackend(Backend):
             return threefry.normals(self.xp, key, shape, dtype, None, counter, stream.uniform)
 
 
-# One pass per term, half precision promoted on the way; the weight is a scalar or an array.
-_add_scaled = cp.ElementwiseKernel(
-    "T value, W weight",
-    "A total",
-    "total += static_cast<A>(value) * static_cast<A>(weight)",
-    "cmsched_add_scaled",
-)
+def _types(values: Sequence[Array]) -> tuple[str, ...]:
+    return tuple(x.dtype.name for x in values)
+
+
+@lru_cache(maxsize=256)
+def _kernel(
+    statements: fused.Statements, wanted: tuple[int, ...], types: tuple[str, ...], dtype: str
+) -> Any:
+    """Compile statements to one kernel of (*inputs, *weights), broadcast along each other."""
+    given, made, body = fused.elementwise(statements, wanted, types, dtype)
+    return cp.ElementwiseKernel(given, made, body, "cmsched_row")
 
 
 @lru_cache(maxsize=64)

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from cmsched.backends import threefry
-from cmsched.backends.base import Array, Backend, DType, is_one
+from cmsched.backends import fused, threefry
+from cmsched.backends.base import Array, Backend, DType
 
 # Elements worked on at once: temporaries stay in the cache, and those of the longer map below the
 # size from which the allocator asks the system for fresh pages each time.
@@ -61,19 +61,53 @@ class NumpyBackend(Backend):
     def combine(self, values: Sequence[Array], weights: Sequence[Any], dtype: DType) -> Array:
         """Sum weights[k] * values[k] in `dtype`, into a new array."""
         first, scale = values[0], weights[0]
-        if is_one(scale):
-            if len(values) == 1:
-                return np.asarray(first, dtype)
-            total = np.array(first, dtype)
-        else:
-            total = np.asarray(np.multiply(first, scale, dtype=dtype))
+        if not isinstance(scale, float):
+            if not all(map(np.all, weights)):
+                return np.asarray(super().combine(values, weights, dtype))
+        elif scale == 1.0 and len(values) == 1:
+            return np.asarray(first, dtype)
+        total = np.asarray(np.multiply(first, scale, dtype=dtype))
         scratch = None
         for value, weight in zip(values[1:], weights[1:], strict=True):
-            if not is_one(weight):
+            if not isinstance(weight, float) or weight != 1.0:
                 scratch = np.empty_like(total) if scratch is None else scratch
                 value = np.multiply(value, weight, out=scratch, dtype=dtype)
             np.add(total, value, out=total)
         return total
+
+    def combinations(
+        self,
+        statements: fused.Statements,
+        wanted: Sequence[int],
+        values: list[Array],
+        weights: Array,
+        dtype: DType,
+    ) -> None:
+        """Fill in what statements make of values, large arrays in one pass."""
+        flat = weights.reshape(len(weights), -1)
+        if fused.suits(values, statements, dtype, flat.shape[1]):
+            made = fused.evaluate(statements, tuple(wanted), values, flat)
+            for value, result in made.items():
+                values[value] = result
+        else:
+            super().combinations(statements, wanted, values, weights, dtype)
+
+    def kernel(self, layout: Any, row: Any, weights: Sequence[float]) -> Any:
+        """Take a row of large arrays in one pass."""
+        column = np.array(weights)[:, None]
+
+        def kernel(values: list[Array]) -> Any:
+            dtype = values[0].dtype
+            if not fused.suits(values, layout.statements, dtype):
+                return None
+            made = fused.evaluate(layout.statements, layout.wanted, values, column.astype(dtype))
+            return made[layout.following], tuple([made.get(v, values[v]) for v in row.picks])
+
+        return kernel
+
+    def plain(self, x: Array) -> bool:
+        """Tell whether x is large."""
+        return bool(x.size >= fused.LEAST)
 
     def is_generator(self, generator: Any) -> bool:
         """Tell whether this is a numpy.random.Generator."""

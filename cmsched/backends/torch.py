@@ -1,6 +1,6 @@
 """PyTorch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from cmsched.backends import threefry
-from cmsched.backends.base import Array, Backend, DType
+from cmsched.backends import fused, threefry
+from cmsched.backends.base import Array, Backend, DType, containers
 from cmsched.backends.numpy import BACKEND as NUMPY
 
 # Private, hence the default: without it every combination takes the functional path.
@@ -70,6 +70,10 @@ class TorchBackend(Backend):
         if type(first) is not torch.Tensor or _transform() is not None:
             return super().combine(values, weights, dtype)
         if not isinstance(scale, float):
+            # On the CPU it is seen at once whether there is a 0 that hides what it multiplies.
+            on_host = scale.device.type == "cpu" and not self.traced(scale)
+            if not on_host or not all([bool(w.all()) for w in weights]):
+                return super().combine(values, weights, dtype)
             total = first.to(dtype).mul(scale)
             for k in range(1, len(values)):
                 total.addcmul_(values[k], weights[k])
@@ -88,17 +92,18 @@ class TorchBackend(Backend):
             total.add_(values[k], alpha=weights[k])
         return total
 
-    def kernel(self, program: Sequence[tuple[Any, ...]], picks: Sequence[int]) -> Any:
-        """Write the statements out with their numbers, as one would by hand, and compile the text.
+    def kernel(self, layout: Any, row: Any, weights: Sequence[float]) -> Any:
+        """Write the row out with its numbers, as one would by hand, and compile the text.
 
-        Interpreting them would be a good part of the cost of a small step.
+        Interpreting it would be a good part of the cost of a small step. Large tensors on the CPU
+        are taken in one pass where numba is.
         """
         lines = ["def kernel(v):"]
         names: dict[int, str] = {}
-        for value, sources, weights, _ in program:
+        for value, sources, own, _ in row.program:
             first, *rest = [names.get(source, f"v[{source}]") for source in sources]
-            scale, *alphas = (repr(weight) for weight in weights)
-            if weights[0] != 1.0:
+            scale, *alphas = (repr(weight) for weight in own)
+            if own[0] != 1.0:
                 first = f"{first}.mul({scale})"
             elif rest:
                 first = f"add({first}, {rest.pop(0)}, alpha={alphas.pop(0)})"
@@ -106,11 +111,35 @@ class TorchBackend(Backend):
             names[value] = f"t{value}"
             text = first + "".join(f".add_({term}, alpha={alpha})" for term, alpha in terms)
             lines.append(f"    t{value} = {text}")
-        stored = "".join(f"{names.get(value, f'v[{value}]')}, " for value in picks)
-        lines.append(f"    return {names[program[-1][0]]}, ({stored})")
+        stored = "".join(f"{names.get(value, f'v[{value}]')}, " for value in row.picks)
+        lines.append(f"    return {names[layout.following]}, ({stored})")
         space: dict[str, Any] = {"add": torch.add}
         exec("\n".join(lines), space)
-        return space["kernel"]
+        written = space["kernel"]
+        if fused.numba() is None:
+            return written
+        in_one_pass = NUMPY.kernel(layout, row, weights)
+
+        def kernel(values: list[Array]) -> Any:
+            if values[0].numel() < fused.LEAST or not _on_host(values):
+                return written(values)
+            seen: dict[int, Any] = {}
+            done = in_one_pass([_viewed(v, seen) for v in values])
+            return written(values) if done is None else _back(done, seen)
+
+        return kernel
+
+    def execute(self, fn: Callable[..., Any], static: Any, *trees: Any) -> Any:
+        """Call `fn(static, *trees)`, with large tensors on the CPU in one pass where numba is."""
+        if fused.numba() is None or torch.compiler.is_compiling():
+            return fn(static, *trees)
+        leaves: list[Any] = []
+        _each(trees, leaves.append)
+        if max(x.numel() for x in leaves) < fused.LEAST or not _on_host(leaves):
+            return fn(static, *trees)
+        seen: dict[int, Any] = {}
+        views = _each(trees, lambda x: _viewed(x, seen))
+        return _each(fn(static, *views), lambda x: _back(x, seen))
 
     def plain(self, x: Array) -> bool:
         """Tell whether x is an ordinary tensor outside of functorch's transforms."""
@@ -184,6 +213,55 @@ class TorchBackend(Backend):
         host = NUMPY.folded(stream, batch, (rank, row)).view(np.int32)
         key = torch.from_numpy(host).to(device, non_blocking=True)
         return threefry.draw(self.xp, tuple(key), shape, dtype, device, stream.uniform)
+
+
+_NATIVE = {torch.float32, torch.float64, torch.int32, torch.int64, torch.bool}
+
+
+def _on_host(values: Sequence[Any]) -> bool:
+    """Tell whether NumPy may see what these tensors hold, and autograd need not."""
+    return _transform() is None and all(
+        v is None
+        or (
+            type(v) is torch.Tensor
+            and v.device.type == "cpu"
+            and not v.requires_grad
+            and v.dtype in _NATIVE
+        )
+        for v in values
+    )
+
+
+def _viewed(x: Any, seen: dict[int, Any]) -> Any:
+    """Give a tensor as NumPy sees it, and remember which it was."""
+    if x is None:
+        return None
+    view = x.numpy()
+    seen[id(view)] = view, x
+    return view
+
+
+def _back(x: Any, seen: dict[int, Any]) -> Any:
+    """Give the tensor that was seen, or one of what is new."""
+    if isinstance(x, tuple):
+        return tuple([_back(each, seen) for each in x])
+    return seen[id(x)][1] if id(x) in seen else torch.from_numpy(x)
+
+
+def _each(tree: Any, fn: Callable[[Any], Any]) -> Any:
+    """Apply fn to the arrays of a tree: tuples, mappings and registered containers."""
+    if tree is None:
+        return None
+    if type(tree) in containers:
+        flatten, unflatten = containers[type(tree)]
+        children, static = flatten(tree)
+        return unflatten(static, [_each(x, fn) for x in children])
+    if isinstance(tree, dict):
+        return {name: _each(x, fn) for name, x in tree.items()}
+    if isinstance(tree, list | tuple):
+        parts = [_each(x, fn) for x in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    return fn(tree)
 
 
 @lru_cache(maxsize=64)

@@ -16,10 +16,12 @@ from .. import noise as noise_source
 from .. import samplers
 from .._messages import choose
 from ..backends import Backend, resolve
-from ..plan import Layout, Plan, Row, Table
+from ..plan import Plan
 from ..samplers import Keep, Raw, Size
 from ..schedules import Point
 from ..spacings import Walk
+from ..tables import Layout, Row, Stack, Table
+from .batches import join, take
 from .checks import (
     backend_of,
     check_given,
@@ -42,6 +44,7 @@ from .rows import (
     variance_channels,
 )
 from .table import (
+    table_begins,
     table_estimate,
     table_input,
     table_rows,
@@ -59,64 +62,71 @@ __all__ = [
     "estimate",
     "estimate_x0",
     "init",
+    "join",
     "model_input",
     "run",
     "sample",
     "step",
+    "take",
     "transition",
 ]
 
 Array = Any
 Model = Callable[[Array, Array], Array]
-Recipe = Plan | Table
+Recipe = Plan | Stack | Table
 
 
 def init(
-    plan: Recipe,
+    recipe: Recipe,
     noise: Array,
+    /,
     *,
     x0: Array | None = None,
     given: Mapping[str, Array] | None = None,
     rng: Any = None,
     index: Any = None,
+    plan: Any = None,
 ) -> State:
     """Return the state before the first evaluation.
 
     Args:
-        plan: the plan, or its table (`plan.on(noise)`).
+        recipe: the plan, its table (`plan.on(noise)`), or a stack of plans.
         noise: unit normals of the sample's shape, floating dtype and device.
         x0: a clean sample like noise: start from alpha x0 + sigma noise at the plan's first point
             (image to image).
         given: arrays the sampler asks for, {"image": ..., "mask": ...}.
         rng: where a plan that draws before its first evaluation takes its noise, see `draw`.
-        index: 0, or an array of zeros, to choose the execution; by default an int, for JAX arrays
-            and for tables an array.
+        index: 0, or an array of zeros, to choose the execution; by default an int, for JAX arrays,
+            tables and stacks an array.
+        plan: which plan of a stack each row runs: integers of shape (batch,), (batch, frames) or
+            (). On the host they are checked; an array on a device is not looked at.
 
     Raises:
         TypeError: noise is not a floating array, or x0 is of another framework.
-        ValueError: another shape, device or dtype; missing rng.
+        ValueError: another shape, device or dtype; missing rng; no such plan in the stack.
     """
-    layout = plan.check_traced()
+    layout = recipe.check_traced()
     backend = backend_of("noise", noise)
     backend.accumulation(noise.dtype)
     if x0 is not None:
         check_like(backend, noise, "x0", x0)
     check_given(backend, noise, given_names(layout), given)
-    index = _first_index(plan, noise, backend, index)
+    index = _first_index(recipe, noise, backend, index, plan)
     z = _start_noise(layout, noise, rng, backend)
-    if isinstance(plan, Table) or not isinstance(index, int):
-        table = plan if isinstance(plan, Table) else plan.on(noise)
-        start = backend.execute(table_start, None, table, noise, x0, z)
+    if not isinstance(index, int):
+        table = recipe if isinstance(recipe, Table) else recipe.on(noise)
+        start = backend.execute(table_start, None, table, index, noise, x0, z)
     else:
-        first = plan.grid.points[0]
+        assert isinstance(recipe, Plan)
+        first = recipe.grid.points[0]
         acc = backend.accumulation(noise.dtype)
         if x0 is None:
-            start = backend.combine([noise], [plan.grid.init_scale], acc)
+            start = backend.combine([noise], [recipe.grid.init_scale], acc)
         else:
             start = backend.combine([x0, noise], [first.alpha, first.sigma], acc)
         if z:
             values = [start, *z]
-            terms = plan.start.terms
+            terms = recipe.start.terms
             start = backend.combine([values[v] for v, _, _ in terms], [c for _, c, _ in terms], acc)
         start = backend.astype(start, noise.dtype)
     memory = tuple(backend.zeros_like(noise) for _ in layout.slots)
@@ -144,7 +154,7 @@ def model_input(plan: Recipe, state: State) -> tuple[Array, Array]:
     backend = resolve(state.sample)
     table = plan if isinstance(plan, Table) else plan.on(state.sample)
     x, t = backend.execute(table_input, None, table, state)
-    return x, t
+    return state.sample if x is None else x, t
 
 
 def draw(plan: Recipe, state: State, rng: Any) -> tuple[Array, ...] | None:
@@ -260,9 +270,8 @@ def step(
     if row.estimates and layout.prediction.projects:
         values[layout.estimate] = estimated(backend, layout, row.estimate, sample, mean, acc)
     kernel = plan.kernel(backend, index) if acc == dtype else None  # type: ignore[union-attr]
-    if kernel is not None and backend.plain(sample):
-        following, memory = kernel(values)
-        return State(following, memory, index + 1)
+    if kernel is not None and backend.plain(sample) and (done := kernel(values)) is not None:
+        return State(done[0], done[1], index + 1)
     for value, sources, weights, regions in row.program:
         parts = [values[v] for v in sources]
         if regions is not None:
@@ -574,8 +583,10 @@ def run(
 
 def _row(plan: Recipe, index: int) -> Row:
     """Return the row at an int index, or say why there is none."""
-    if isinstance(plan, Table):
-        raise TypeError("a table needs an array index; pass the plan itself for an int index")
+    if not isinstance(plan, Plan):
+        raise TypeError(
+            "a table or a stack needs an array index; pass the plan itself for an int index"
+        )
     rows = plan.rows
     if 0 <= index < len(rows):
         return rows[index]
@@ -586,15 +597,26 @@ def _row(plan: Recipe, index: int) -> Row:
     )
 
 
-def _first_index(plan: Recipe, noise: Array, backend: Backend, index: Any) -> Any:
+def _first_index(recipe: Recipe, noise: Array, backend: Backend, index: Any, plan: Any) -> Any:
     """Return the index a loop starts with: 0, or an array."""
+    if plan is not None:
+        if index is not None:
+            raise ValueError("pass either plan= or index=: rows of a stack start by plan=")
+        return _begins(recipe, noise, backend, plan)
+    if isinstance(recipe, Stack) and len(recipe.plans) > 1:
+        raise ValueError(
+            f"a stack of {len(recipe.plans)} plans needs plan=, integers of shape (batch,) that say"
+            " which one each row runs"
+        )
     if index is None:
-        if not isinstance(plan, Table) and not backend.index_on_device:
+        if isinstance(recipe, Plan) and not backend.index_on_device:
             return 0
         return backend.put(np.zeros((), np.int32), noise)
     if isinstance(index, int):
-        if isinstance(plan, Table):
-            raise TypeError("a table needs an array index; pass the plan itself for an int index")
+        if not isinstance(recipe, Plan):
+            raise TypeError(
+                "a table or a stack needs an array index; pass the plan itself for an int index"
+            )
         if index != 0 or isinstance(index, bool):
             raise ValueError(
                 f"index={index!r}: a loop starts at 0; plan.skip(k) starts it at a later grid step"
@@ -607,6 +629,25 @@ def _first_index(plan: Recipe, noise: Array, backend: Backend, index: Any) -> An
         )
     check_index(backend, noise, index)
     return index
+
+
+def _begins(recipe: Recipe, noise: Array, backend: Backend, plan: Any) -> Array:
+    """Return the index at which the plan of each row begins."""
+    if isinstance(recipe, Plan):
+        raise TypeError("plan= names a plan of a stack: pass cmsched.stack([...]) or its table")
+    if isinstance(plan, bool | int | Sequence | np.ndarray | np.generic):
+        host = np.asarray(plan)
+        if host.dtype.kind not in "iu":
+            raise TypeError(f"plan must hold integers, the numbers of plans, got {plan!r}")
+        count = len(recipe.plans) if isinstance(recipe, Stack) else recipe.where.shape[1]
+        if host.size and not 0 <= host.min() <= host.max() < count:
+            raise ValueError(f"plan={plan!r} names a plan that is not there: use 0 to {count - 1}")
+        plan = backend.put(host.astype(np.int32), noise)
+    elif backend_of("plan", plan) is not backend or "int" not in backend.dtype_name(plan.dtype):
+        raise TypeError(f"plan must hold integers, the numbers of plans, got dtype {plan.dtype}")
+    check_index(backend, noise, plan)
+    table = recipe if isinstance(recipe, Table) else recipe.on(noise)
+    return backend.execute(table_begins, None, table, plan)
 
 
 def _start_noise(layout: Layout, noise: Array, rng: Any, backend: Backend) -> tuple[Array, ...]:

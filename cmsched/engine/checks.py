@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..backends import Backend, resolve
-from ..plan import Layout
 from ..predictions import Prediction
+from ..tables import Layout
 from ..tracing import MASK
 
 Array = Any

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..backends import Backend
-from ..plan import EVERYWHERE, INSIDE, Layout
 from ..predictions import Prediction
+from ..tables import EVERYWHERE, INSIDE, Layout
 from ..tracing import MASK
 
 Array = Any

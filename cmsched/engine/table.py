@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..backends import Backend, resolve
-from ..plan import OUTPUT, SAMPLE, Table
+from ..tables import FIRST_LEARNED, OUTPUT, SAMPLE, Table
 from .checks import check_index
 from .rows import (
     Estimate,
@@ -22,46 +22,56 @@ from .rows import (
 
 Array = Any
 
-FIRST_LEARNED = 8  # row of a table where learned ranges begin, then weights (see `row_numbers`)
 
-
-def columns(backend: Backend, numbers: Array, state: State) -> Array:
-    """Gather a table's columns at the state's index: (numbers, *index, 1, ...), as the sample."""
-    xp, index = backend.xp, state.index
-    check_index(backend, state.sample, index)
+def gathered(backend: Backend, numbers: Array, index: Array, like: Array) -> Array:
+    """Gather a table's columns at an index: (numbers, *index, 1, ...), the axes of `like`."""
+    xp = backend.xp
+    check_index(backend, like, index)
     picked = xp.take(numbers, xp.reshape(index, (-1,)), axis=1)
-    ones = (1,) * (len(state.sample.shape) - len(index.shape))
+    ones = (1,) * (len(like.shape) - len(index.shape))
     return xp.reshape(picked, (numbers.shape[0], *index.shape, *ones))
 
 
-def table_input(_: None, table: Table, state: State) -> tuple[Array, Array]:
-    """Return the network's input and time."""
+def table_input(_: None, table: Table, state: State) -> tuple[Array | None, Array]:
+    """Return the network's input, None where that is the sample itself, and the time."""
     backend = resolve(state.sample)
     xp, index = backend.xp, state.index
     layout = table.layout
-    column = columns(backend, table.numbers[:2, ...], state)
-    x = state.sample
+    column = gathered(backend, table.numbers[:2, ...], index, state.sample)
+    x = None  # what passes through a compiled function may be copied
     if layout.scaled:
-        x = backend.combine([x], [column[0, ...]], table.numbers.dtype)
+        x = backend.combine([state.sample], [column[0, ...]], table.numbers.dtype)
+        x = backend.astype(x, state.sample.dtype)
     time = xp.reshape(column[1, ...], tuple(index.shape))
     if layout.integral:
         time = backend.astype(time, backend.default_int)
-    return backend.astype(x, state.sample.dtype), time
+    return x, time
 
 
 def table_rows(_: None, table: Table, state: State) -> tuple[Array, ...]:
     """Return the row number, which names the draws, and the times of each draw: like the index."""
     backend = resolve(state.sample)
-    rows = columns(backend, table.where[1:, ...], state)
+    rows = gathered(backend, table.where, state.index, state.sample)
     shape = tuple(state.index.shape)
-    return tuple(backend.xp.reshape(rows[i, ...], shape) for i in range(rows.shape[0]))
+    numbers = [1, *range(3, rows.shape[0])]
+    return tuple(backend.xp.reshape(rows[i, ...], shape) for i in numbers)
 
 
-def table_start(_: None, table: Table, noise: Array, x0: Array | None, z: Sequence[Array]) -> Array:
+def table_begins(_: None, table: Table, plan: Array) -> Array:
+    """Return the index at which each row's plan begins."""
+    xp = resolve(plan).xp
+    first = xp.take(table.where[2, ...], xp.reshape(plan, (-1,)), axis=0)
+    return xp.reshape(first, tuple(plan.shape))
+
+
+def table_start(
+    _: None, table: Table, index: Array, noise: Array, x0: Array | None, z: Sequence[Array]
+) -> Array:
     """Return the first sample."""
     backend = resolve(noise)
     acc = table.start.dtype
-    weights = [table.start[i, ...] for i in range(table.start.shape[0])]
+    column = gathered(backend, table.start, index, noise)
+    weights = [column[i, ...] for i in range(column.shape[0])]
     if x0 is None:
         start = backend.combine([noise], weights[:1], acc)
     else:
@@ -83,7 +93,7 @@ def table_step(
     backend = resolve(state.sample)
     layout, sample = table.layout, state.sample
     acc, dtype = table.numbers.dtype, sample.dtype
-    column = columns(backend, table.numbers, state)
+    column = gathered(backend, table.numbers, state.index, sample)
     mean = mean_channels(layout.prediction, sample, output)
     values: list[Any] = [None] * (layout.following + 1)
     values[SAMPLE], values[OUTPUT] = sample, mean
@@ -97,29 +107,25 @@ def table_step(
         values[layout.first_draw + k] = drawn
     for k, name in enumerate(layout.given):
         values[layout.first_given + k] = given[name]  # type: ignore[index]
-    if layout.estimates:
+    if layout.estimates and layout.prediction.projects:
         numbers = [column[i, ...] for i in range(2, 6)]
         values[layout.estimate] = estimated(backend, layout, numbers, sample, mean, acc)
-    for value, sources in enumerate(layout.pattern, start=layout.raw):
-        if sources:
+    if layout.masked:
+        for value, sources in enumerate(layout.pattern, start=layout.estimate):
             parts = [masked(values[v], given, region) for v, region in sources]
-            weights = [column[at + i, ...] for i in range(len(sources))]
-            values[value] = backend.combine(parts, weights, acc)
-        at += len(sources)
-    index = state.index
-    where = columns(backend, table.where[:1, ...], state)[0, ...]
-    following = backend.xp.reshape(where, tuple(index.shape))
-    # a row past the end stays as it is whatever the network says: selected, not multiplied by zero
-    ones = (1,) * (len(sample.shape) - len(index.shape))
-    finished = backend.xp.reshape(following == index, (*index.shape, *ones))
+            if parts:
+                weights = [column[at + i, ...] for i in range(len(parts))]
+                values[value] = backend.combine(parts, weights, acc)
+            at += len(parts)
+    else:
+        weights = column[at:, ...]
+        backend.combinations(layout.statements, layout.wanted, values, weights, acc)
+    # the column of the end repeats the sample, whatever the network says
+    where = gathered(backend, table.where[:1, ...], state.index, sample)
+    following = backend.xp.reshape(where, tuple(state.index.shape))
+    memory = tuple(backend.astype(values[v], dtype) for v in layout.picks)
     new = backend.astype(values[layout.following], dtype)
-    memory = tuple(
-        backend.where(finished, old, backend.astype(values[v], dtype))
-        for old, v in zip(state.memory, layout.picks, strict=True)
-    )
-    return State(
-        backend.where(finished, sample, new), memory, backend.astype(following, index.dtype)
-    )
+    return State(new, memory, backend.astype(following, state.index.dtype))
 
 
 def table_estimate(_: None, table: Table, state: State, output: Array) -> Estimate:
@@ -127,7 +133,7 @@ def table_estimate(_: None, table: Table, state: State, output: Array) -> Estima
     backend = resolve(state.sample)
     layout, sample = table.layout, state.sample
     acc = table.numbers.dtype
-    column = columns(backend, table.numbers, state)
+    column = gathered(backend, table.numbers, state.index, sample)
     numbers = [column[i, ...] for i in range(2, 6)]
     mean = mean_channels(layout.prediction, sample, output)
     x0 = estimated(backend, layout, numbers, sample, mean, acc)
@@ -150,7 +156,7 @@ def table_std(
     """Return the standard deviation of the next sample."""
     backend = resolve(state.sample)
     layout = table.layout
-    column = columns(backend, table.numbers, state)
+    column = gathered(backend, table.numbers, state.index, state.sample)
     at = FIRST_LEARNED
     draws: list[tuple[int, tuple[Any, Any] | None]] = []
     for k, (_rank, learned) in enumerate(layout.draws):
@@ -158,7 +164,7 @@ def table_std(
         draws.append((layout.first_draw + k, log_range))
         at += 2 * learned
     statements = []
-    for value, sources in enumerate(layout.pattern, start=layout.raw):
+    for value, sources in enumerate(layout.pattern, start=layout.estimate):
         terms = [(v, column[at + i, ...], region) for i, (v, region) in enumerate(sources)]
         statements.append((value, terms))
         at += len(sources)
