@@ -23,6 +23,7 @@ PARTS = [
     "predictions",
     "samplers",
     "tracing",
+    "tables",
     "plan",
     "noise",
     "engine",
@@ -35,7 +36,10 @@ PARTS = [
     "quality",
     "cli",
 ]
-ARRAYS = {"backends", "plan", "noise", "engine", "discrete", "guidance", "conversion", "schedulers"}
+ARRAYS = {
+    *("backends", "tables", "plan", "noise", "engine"),
+    *("discrete", "guidance", "conversion", "schedulers"),
+}
 OUTSIDE = {"numpy", "array_api_compat"}
 FRAMEWORKS = ["torch", "jax", "cupy", "scipy", "huggingface_hub", "diffusers", "matplotlib"]
 

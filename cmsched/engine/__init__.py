@@ -40,6 +40,7 @@ from .rows import (
     mean_channels,
     project,
     root_of_squares,
+    scaled,
     size_of,
     variance_channels,
 )
@@ -141,16 +142,9 @@ def model_input(plan: Recipe, state: State) -> tuple[Array, Array]:
     """
     index = state.index
     if type(index) is int:
-        row = _row(plan, index)
-        x = state.sample
-        if row.point.scale != 1.0:
-            backend = resolve(x)
-            acc = backend.accumulation(x.dtype)
-            if acc == x.dtype:
-                x = x * row.point.scale
-            else:
-                x = backend.astype(backend.combine([x], [row.point.scale], acc), x.dtype)
-        return x, plan.time_on(state.sample, index)  # type: ignore[union-attr]
+        x, row = state.sample, _row(plan, index)
+        time = plan.time_on(x, index)  # type: ignore[union-attr]
+        return scaled(resolve(x), x, row.point.scale), time
     backend = resolve(state.sample)
     table = plan if isinstance(plan, Table) else plan.on(state.sample)
     x, t = backend.execute(table_input, None, table, state)

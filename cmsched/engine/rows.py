@@ -28,6 +28,16 @@ class Estimate(NamedTuple):
     v: Array
 
 
+def scaled(backend: Backend, x: Array, scale: float) -> Array:
+    """Return x times a host number, in the dtype of x."""
+    if scale == 1.0:
+        return x
+    acc = backend.accumulation(x.dtype)
+    if acc == x.dtype:
+        return x * scale
+    return backend.astype(backend.combine([x], [scale], acc), x.dtype)
+
+
 def masked(value: Array, given: Mapping[str, Array] | None, region: int) -> Array:
     """Return a value in its region of the mask."""
     if region == EVERYWHERE:

@@ -415,9 +415,9 @@ class SchedulerMixin(LevelsMixin):
         backend = resolve(sample)
         run = self._at(timestep)
         scale = run.plan.rows[run.entry - run.first].point.scale
-        scaled = backend.combine([sample], [scale], backend.accumulation(sample.dtype))
+        scaled = engine.scaled(backend, sample, scale)
         self._run = run
-        return backend.astype(scaled, sample.dtype)
+        return scaled
 
     def step(
         self, model_output: Array, timestep: Any, sample: Array, *args: Any, **kwargs: Any
