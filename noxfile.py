@@ -25,6 +25,18 @@ OLDEST = (
     "tqdm==4.66.6",
 )
 
+BENCHMARKS = (
+    *("step_cost", "loop_cost", "batching", "serving"),
+    *("plan_cost", "memory", "noise", "import_time"),
+)
+
+# What is about numba or about all that a step may be asked for; a plain sum is rounded otherwise.
+COMPILED = (
+    "test_fused or one_loop or (test_torch and not no_double and not one_graph)"
+    " or every_execution or lower_precision or arguments_are or finished or nan_stays or resume"
+    " or different_steps or independence or interleaved or threads or callback or transition"
+)
+
 # The same examples every time: what is green stays green until somebody looks for more.
 ENVIRONMENT = {"HYPOTHESIS_PROFILE": os.environ.get("HYPOTHESIS_PROFILE", "ci")}
 
@@ -40,6 +52,12 @@ def install(session: nox.Session, *requirements: str) -> None:
 def run_shared(session: nox.Session, *arguments: str, **variables: str) -> None:
     """Run Python in the shared environment."""
     session.run(shared["python"], *arguments, env={**ENVIRONMENT, **variables}, external=True)
+
+
+def install_peers(session: nox.Session) -> None:
+    """Install what tests and benchmarks compare with into the shared environment."""
+    run_shared(session, "-m", "pip", "install", "--group", "peers")
+    run_shared(session, "-m", "pip", "install", "--no-deps", "k-diffusion==0.1.1.post1")
 
 
 @nox.session
@@ -106,13 +124,31 @@ def quick(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["frameworks"])
 def peers(session: nox.Session) -> None:
     """Compare with diffusers and k-diffusion, number for number."""
-    run_shared(session, "-m", "pip", "install", "--group", "peers")
-    run_shared(session, "-m", "pip", "install", "--no-deps", "k-diffusion==0.1.1.post1")
+    install_peers(session)
     run_shared(
         session,
         *("-m", "pytest", "-n", "2", "-m", "peers"),
         *session.posargs,
         CMSCHED_REQUIRE_BACKENDS="torch,peers",
+    )
+
+
+@nox.session(venv_backend="none", requires=["frameworks"])
+def fast(session: nox.Session) -> None:
+    """Test what numba compiles, and PyTorch and the engine with every row compiled."""
+    # Beside the shared environment, so that the other sessions have no numba whenever they run.
+    folder = str(Path(shared["python"]).parents[1] / "fast")
+    extras = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
+    run_shared(session, "-m", "pip", "install", "--upgrade", "--target", folder, *extras["fast"])
+    run_shared(
+        session,
+        *("-m", "pytest", "-n", "2", "-k", COMPILED),
+        *(f"tests/test_{name}.py" for name in ("fused", "noise", "torch", "engine")),
+        *session.posargs,
+        PYTHONPATH=folder,
+        CMSCHED_LEAST="1",
+        CMSCHED_BACKENDS="numpy,torch",
+        CMSCHED_REQUIRE_BACKENDS="torch,numba",
     )
 
 
@@ -125,7 +161,7 @@ def readme(session: nox.Session) -> None:
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Break the code on purpose, one line at a time: the tests must notice each time."""
-    install(session, "-e", ".", "--group", "test")
+    install(session, "-e", ".[fast]", "--group", "test")
     session.run("python", "tests/mutants.py", *session.posargs)
 
 
@@ -145,6 +181,7 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["frameworks"], default=False)
 def bench(session: nox.Session) -> None:
-    """Time a step against diffusers and against the memory traffic it needs."""
-    run_shared(session, "-m", "pip", "install", "--group", "peers")
-    run_shared(session, "benchmarks/step_cost.py", *(session.posargs or ["--short"]))
+    """Time everything, shortly: every script of benchmarks/ that measures time or memory."""
+    install_peers(session)
+    for script in BENCHMARKS:
+        run_shared(session, f"benchmarks/{script}.py", *(session.posargs or ["--short"]))

@@ -1,13 +1,15 @@
 """What does `import cmsched` cost on top of `import numpy`, and which modules does it load?
 
-Medians of alternating fresh processes; the goal is at most 0.6 times NumPy's own import.
+Medians of alternating fresh processes with their bytecode cached; the goal is at most 0.6 times
+NumPy's own import.
 """
 
-import argparse
+import os
 import subprocess
 import sys
+import tempfile
 
-from timing import header, race, report
+from timing import header, options, race, report, table, verdict
 
 LOADED = """
 import sys, numpy
@@ -17,29 +19,34 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 """
 
 
-def run(code: str) -> str:
-    """Run code in a fresh interpreter and return what it prints."""
+def run(code: str, cache: str) -> str:
+    """Run code in a fresh interpreter that keeps bytecode in cache; return what it prints."""
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     return subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
     ).stdout
 
 
 def main() -> None:
     """Race and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30, help="alternations (default 30)")
-    rounds = parser.parse_args().rounds
+    given = options(__doc__)
     codes = {"nothing": "", "numpy": "import numpy", "cmsched": "import cmsched"}
-    times = race(
-        {name: (lambda c=code: run(c)) for name, code in codes.items()}, rounds=rounds, seconds=0
-    )
+    with tempfile.TemporaryDirectory() as cache:
+        loops = {name: lambda code=code: run(code, cache) for name, code in codes.items()}
+        times = race(loops, rounds=given.rounds, seconds=0)
+        loaded = run(LOADED, cache).split()
     ms = {name: 1e3 * value.median for name, value in times.items()}
     numpy, ours = ms["numpy"] - ms["nothing"], ms["cmsched"] - ms["numpy"]
-    modules = run(LOADED).split()
-    ratio = ours / numpy
-    print(f"import numpy {numpy:.1f} ms; import cmsched {ours:.1f} ms on top: {ratio:.2f} of it")
-    print(f"loads {', '.join(modules)}")
-    report({"benchmark": "import_time", "about": header("numpy"), "ms": ms, "ratio": ratio})
+    expected = verdict(ours / numpy, most=0.6)
+    rows = [
+        ["import numpy", numpy, "", ""],
+        ["import cmsched on top", ours, ours / numpy, expected],
+    ]
+    loads = f"Loads {', '.join(loaded)}."
+    text = f"{table(rows, ['', 'ms', 'of NumPy', 'expected'])}\n\n{loads}"
+    records = {"ms": ms, "ratio": ours / numpy}
+    report("import_time", header("numpy", threads=given.threads), text, records, given.keep)
 
 
 if __name__ == "__main__":

@@ -130,9 +130,8 @@ def main() -> None:
     text = "\n\n".join(parts) + "\n"
     (RESULTS / "quality.md").write_text(text, encoding="utf-8")
     quality.picture(RESULTS / "quality.png", curves)
-    print(text)
     errors = {curve.case.label: curve.points for curve in curves}
-    report({"benchmark": "quality", "about": header("numpy"), "floor": least, "errors": errors})
+    report("quality", header("numpy"), text, {"floor": least, "errors": errors}, keep=False)
 
 
 if __name__ == "__main__":

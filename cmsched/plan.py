@@ -32,7 +32,7 @@ from .tables import (
     placed,
     row_weights,
 )
-from .tracing import MASK, Draw, Form, Leaf, Trace, trace
+from .tracing import MASK, NOTHING, Draw, Form, Leaf, Trace, trace
 
 __all__ = ["KEPT", "Plan", "make_plan"]
 
@@ -111,10 +111,10 @@ class Plan:
         """Return the plan for the rest of the grid from step k: new history, draws count from 0."""
         return make_plan(self.sampler, self.grid.skip(k), self.prediction, self.options)
 
-    def kernel(self, backend: Backend, index: int) -> Any:
+    def kernel(self, backend: Backend, index: int, dtype: Any) -> Any:
         """Return a row's program as the backend compiles it, or None where it does not."""
         try:
-            return self._kernels[backend, index]
+            return self._kernels[backend, index, dtype]
         except KeyError:
             if backend.traced():  # inside torch.compile, which writes kernels of its own
                 return None
@@ -122,11 +122,11 @@ class Plan:
             layout = self.check_traced()
             kernel = None
             if not layout.masked:
-                kernel = backend.kernel(layout, row, row_weights(layout, row))
-            return self._kernels.setdefault((backend, index), kernel)
+                kernel = backend.kernel(layout, row, row_weights(layout, row), dtype)
+            return self._kernels.setdefault((backend, index, dtype), kernel)
 
     @cached_property
-    def _kernels(self) -> dict[tuple[Backend, int], Any]:
+    def _kernels(self) -> dict[tuple[Backend, int, Any], Any]:
         return {}
 
     @cached_property
@@ -319,8 +319,8 @@ def _made(
     if not entry.traced:
         if grid.points[0].alpha == 0.0 and not entry.trait("singular", complete):
             raise ValueError(
-                f"sampler {entry.name!r} cannot start where alpha is 0 (zero terminal SNR, a flow at"
-                " sigma = 1): use a grid that starts at a finite level"
+                f"sampler {entry.name!r} cannot start where alpha is 0 (zero terminal SNR, a flow"
+                " at sigma = 1): use a grid that starts at a finite level"
             )
         return Plan(*recipe, None, Start((), ()), (), ())
     traced = trace(entry, grid, complete, prediction)
@@ -444,9 +444,9 @@ def _lower(
         value: set() for value in range(layout.estimate, layout.following + 1)
     }
     union[layout.following].add((SAMPLE, EVERYWHERE))  # which the end repeats
-    for row in rows:
-        for value, sources, _, regions in row.program:
-            union[value] |= set(zip(sources, regions or (EVERYWHERE,) * len(sources), strict=True))
+    distinct = {(value, s, regions) for row in rows for value, s, _, regions in row.program}
+    for made, sources, regions in distinct:  # one for many rows
+        union[made] |= set(zip(sources, regions or (EVERYWHERE,) * len(sources), strict=True))
     pattern = [tuple(sorted(terms)) for terms in union.values()]
     picks = tuple(
         number((kind, n, rank), n) if age == 1 else stored[kind, rank, age - 1]
@@ -487,10 +487,14 @@ def _fold(
     if not own:
         return form
     p, q, skip, last = linear[i]
-    x, m = ("x", i, 0), ("m", i, 0)
-    estimate = Form({x: (skip + last * p, abs(skip) + abs(last * p)), m: (last * q, abs(last * q))})
-    rest = Form({leaf: term for leaf, term in form.terms.items() if leaf not in own})
-    return sum((estimate * form.terms[leaf][0] for leaf in own), rest)
+    terms = form.terms.copy()
+    for leaf in own:
+        c, _ = terms.pop(leaf)
+        x, m = terms.get(("x", i, 0), NOTHING), terms.get(("m", i, 0), NOTHING)
+        sizes = abs(c) * (abs(skip) + abs(last * p)), abs(c) * abs(last * q)
+        terms["x", i, 0] = (x[0] + c * (skip + last * p), x[1] + sizes[0])
+        terms["m", i, 0] = (m[0] + c * (last * q), m[1] + sizes[1])
+    return Form(terms)
 
 
 def _slots(
@@ -515,5 +519,3 @@ def _slots(
             " `x = yield Keep(x)`, or raise stored"
         )
     return tuple(sorted(slots))
-
-

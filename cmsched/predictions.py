@@ -102,6 +102,7 @@ class Prediction:
         if self.threshold is not None:
             if len(self.threshold) != 2:
                 raise ValueError(f"threshold must be (ratio, maximum), got {self.threshold}")
+            object.__setattr__(self, "threshold", tuple(self.threshold))
             ratio, maximum = self.threshold
             if not (0.0 < ratio <= 1.0 and maximum > 0.0):
                 raise ValueError(

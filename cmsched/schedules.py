@@ -57,14 +57,15 @@ class Point:
     def __post_init__(self) -> None:
         # Python floats raise where NumPy's divide by zero in silence
         for name in ("t", "alpha", "sigma", "scale"):
-            object.__setattr__(self, name, float(getattr(self, name)))
-        levels = (self.alpha, self.sigma)
-        if not all(math.isfinite(v) for v in (self.t, *levels, self.scale)) or min(levels) < 0.0:
+            if getattr(self, name).__class__ is not float:
+                object.__setattr__(self, name, float(getattr(self, name)))
+        finite = math.isfinite(self.t) and math.isfinite(self.scale)
+        if not (finite and 0.0 <= self.alpha < math.inf and 0.0 <= self.sigma < math.inf):
             raise ValueError(
                 f"no such noise level: t={self.t:g}, alpha={self.alpha:g}, sigma={self.sigma:g};"
                 " both must be finite and at least 0"
             )
-        if max(levels) == 0.0:
+        if self.alpha == self.sigma == 0.0:
             raise ValueError(f"alpha and sigma are both 0 at t={self.t:g}")
 
     @property
@@ -311,7 +312,7 @@ class Betas(Schedule):
         if len(logs) == 1:
             return 0.0
         log = math.log(max(ratio, 1e-10))
-        low = int(np.clip(np.searchsorted(logs, log, side="right") - 1, 0, len(logs) - 2))
+        low = min(max(int(logs.searchsorted(log, side="right")) - 1, 0), len(logs) - 2)
         a, b = float(logs[low]), float(logs[low + 1])
         if math.isinf(b):
             return low + 1 - math.hypot(1, math.exp(a)) / math.hypot(1, ratio)

@@ -62,12 +62,15 @@ class Grid:
     skipped: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "points", tuple(self.points))
+        object.__setattr__(self, "arrivals", self.arrivals and tuple(self.arrivals))
         if len(self.points) < 2:
             raise ValueError(f"a grid needs at least two points (one step), got {len(self.points)}")
         if self.arrivals is not None and len(self.arrivals) != len(self):
             raise ValueError(f"{len(self)} steps need as many arrivals, got {len(self.arrivals)}")
+        upward = self.upward
         for pair in itertools.pairwise(self.points):
-            a, b = pair[::-1] if self.upward else pair
+            a, b = pair[::-1] if upward else pair
             if b.ratio > a.ratio * (1 + 1e-9):  # equal up to rounding is a step of length zero
                 raise ValueError(
                     "a grid runs one way, from noise to data or (inversion) from data to noise, but"

@@ -6,7 +6,7 @@ straight-line program over them: a few linear combinations, then which values be
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -135,8 +135,8 @@ class Table:
     `numbers` has a column an evaluation, see `row_numbers`, and one more a plan for its end, which
     repeats the sample. `where` holds whole numbers: the next column; the row number that names the
     draws; the column where plan k begins, in place k; the times at which each draw's interval
-    begins and ends (see `brownian`), equal where it has none. `start` holds, in the column where a
-    plan begins: init scale, alpha, sigma, then the weights of the start and its draws.
+    begins and ends (see `brownian`), equal where it has none. `start` holds, in the columns of a
+    plan: init scale, alpha, sigma, then the weights of the start and its draws.
     """
 
     __slots__ = ("layout", "numbers", "start", "where")
@@ -209,6 +209,10 @@ def stack(plans: Sequence[Any], capacity: int | None = None) -> Stack:
         TypeError: an entry is no plan, or one without a table.
         ValueError: no plans; layouts differ; capacity is too small.
     """
+    if not isinstance(plans, Iterable):
+        raise TypeError(
+            f"plans is {type(plans).__name__}: pass a sequence, such as [scheduler.plan(n)]"
+        )
     plans = tuple(plans)
     if not plans:
         raise ValueError("plans is empty: a stack needs at least one plan")
@@ -245,12 +249,10 @@ def _merged(one: Layout, other: Layout, i: int) -> Layout:
     for name, what in ALIKE.items():
         a, b = getattr(one, name), getattr(other, name)
         if a != b:
-            stored = ", ".join(f"{kind}[-{age}]" for kind, _, age in other.slots) or "nothing"
-            first = ", ".join(f"{kind}[-{age}]" for kind, _, age in one.slots) or "nothing"
             raise ValueError(
                 f"plans[{i}] has another layout than plans[0]: its {what} differ ({b!r}, not"
-                f" {a!r}); it stores {stored}, plans[0] {first}. Stack plans of one sampler and"
-                " configuration, and batch others apart"
+                f" {a!r}); it stores {_stored(other)}, plans[0] {_stored(one)}. Stack plans of one"
+                " sampler and configuration, and batch others apart"
             )
     pairs = zip(one.pattern, other.pattern, strict=True)
     return dataclasses.replace(
@@ -260,6 +262,13 @@ def _merged(one: Layout, other: Layout, i: int) -> Layout:
         clean=one.clean or other.clean,
         pattern=tuple(tuple(sorted({*a, *b})) for a, b in pairs),
     )
+
+
+def _stored(layout: Layout) -> str:
+    """Return the names of the stored arrays."""
+    names = [f"{kind}{rank}" if kind == "k" else kind for kind, rank, _ in layout.slots]
+    ages = [age for _, _, age in layout.slots]
+    return ", ".join(f"{name}[-{age}]" for name, age in zip(names, ages, strict=True)) or "nothing"
 
 
 def columns(
@@ -287,7 +296,8 @@ def columns(
         first = plan.grid.points[0]
         weights = {value: c for value, c, _ in plan.start.terms}
         weighted = [weights.get(value, 0.0) for value in range(1 + len(layout.start_draws))]
-        start[:, begin] = [plan.grid.init_scale, first.alpha, first.sigma, *weighted]
+        numbers = [plan.grid.init_scale, first.alpha, first.sigma, *weighted]
+        start[:, begin : begin + n + 1] = np.array(numbers)[:, None]  # wherever a row starts in it
     spare = np.repeat(blocks[-1][:, -1:], capacity - used, axis=1)
     found = np.concatenate([*blocks, spare], axis=1), where, start
     for array in found:

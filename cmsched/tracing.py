@@ -9,6 +9,7 @@ Every array a loop handles is a linear combination of leaves, named (kind, row, 
 A row is what happens between two evaluations: row -1 before the first, row i after evaluation i.
 """
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ __all__ = ["MASK", "Draw", "Form", "Leaf", "Trace", "trace"]
 Leaf = tuple[str, int, Any]
 MASK = "mask"
 ROUNDING = 8 * sys.float_info.epsilon
+NOTHING = (0.0, 0.0)
 SINGULAR = (
     "a step to sigma = 0 or from alpha = 0 that its formula does not have, or two equal points"
 )
@@ -49,8 +51,8 @@ class Form:
     __array_ufunc__ = None  # array * Form is Form's business
     __slots__ = ("terms",)
 
-    def __init__(self, terms: Mapping[Leaf, tuple[Any, Any]]) -> None:
-        self.terms = dict(terms)
+    def __init__(self, terms: dict[Leaf, tuple[Any, Any]]) -> None:
+        self.terms = terms
 
     @classmethod
     def leaf(cls, *leaf: Any) -> "Form":
@@ -64,10 +66,14 @@ class Form:
                 f"a sampler is linear: cannot add {other!r} to an array; multiply arrays by numbers"
                 " and add the products"
             )
-        terms = dict(self.terms)
+        return self._plus(other, 1.0)
+
+    def _plus(self, other: "Form", sign: float) -> "Form":
+        """Return the sum or the difference."""
+        terms = self.terms.copy()
         for leaf, (c, m) in other.terms.items():
-            c0, m0 = terms.get(leaf, (0.0, 0.0))
-            terms[leaf] = (c0 + c, m0 + m)
+            c0, m0 = terms.get(leaf, NOTHING)
+            terms[leaf] = (c0 + sign * c, m0 + m)
         return Form(terms)
 
     def __radd__(self, other: Any) -> "Form":
@@ -97,23 +103,25 @@ class Form:
 
     def __sub__(self, other: "Form") -> "Form":
         """Return the difference of two forms."""
-        return self + -1.0 * _form(other)
+        return self._plus(_form(other), -1.0)
 
     def __rsub__(self, other: Any) -> "Form":
         """Refuse: two forms subtract by `__sub__`, and nothing else can be subtracted from."""
         return _form(other) - self
 
     def clean(self, where: str) -> dict[Leaf, Any]:
-        """Return {leaf: coefficient} without rounding residue, or raise where one is not finite."""
+        """Return {leaf: coefficient} but for what rounding left; raise where one is not finite."""
         out = {}
         for leaf, (c, m) in self.terms.items():
-            if not np.all(np.isfinite(c)):
+            masked = isinstance(c, np.ndarray)
+            if not (np.isfinite(c).all() if masked else math.isfinite(c)):
                 raise ValueError(
                     f"{where}: the coefficient of {leaf[0]}{leaf[1]} is {c}; this sampler cannot"
                     f" take this step ({SINGULAR})"
                 )
-            if np.any(np.abs(c) > ROUNDING * m):
-                out[leaf] = c
+            term = abs(c) > ROUNDING * m
+            if term.any() if masked else term:
+                out[leaf] = 1.0 if not masked and abs(c - 1.0) <= ROUNDING * m else c
         return out
 
 
@@ -132,7 +140,7 @@ def _factor(value: Any, what: str) -> Any:
     return value if isinstance(value, np.ndarray) else float(value)
 
 
-@dataclass
+@dataclass(slots=True)
 class TracedRow:
     """What a loop did between two evaluations; `point` is where the evaluation before it stood."""
 
@@ -163,11 +171,11 @@ def _array(sampler: Sampler, verb: str, value: Any) -> Form:
 
 def _noise(i: int, at: Point, prediction: Prediction) -> Form:
     """Return eps before projection; where sigma is 0 it is not determined by x and x0."""
-    sample = Form.leaf("x", i, 0)
     if at.sigma > 0.0:
-        return (sample - at.alpha * Form.leaf("r" if prediction.projects else "d", i, 0)) / at.sigma
-    p, q = prediction.noise(at)
-    return p * sample + q * Form.leaf("m", i, 0)
+        p, q, kind = 1.0 / at.sigma, -at.alpha / at.sigma, "r" if prediction.projects else "d"
+    else:
+        (p, q), kind = prediction.noise(at), "m"
+    return Form({("x", i, 0): (p, abs(p)), (kind, i, 0): (q, abs(q))})
 
 
 def trace(

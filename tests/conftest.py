@@ -1,7 +1,8 @@
 """What every test shares: the `xp` fixture (one test, every backend) and hypothesis' profiles.
 
 CMSCHED_BACKENDS restricts the backends of a run; CMSCHED_REQUIRE_BACKENDS names those, and other
-parts, whose absence is a failure instead of a line in the header.
+parts, whose absence is a failure instead of a line in the header. CMSCHED_LEAST is from how many
+elements on a row is taken in one pass, so that small arrays are.
 """
 
 import os
@@ -56,6 +57,7 @@ NAMESPACES = {
 PARTS = {
     "demo": ("sklearn", "matplotlib"),
     "peers": ("torch", "diffusers", "k_diffusion"),
+    "numba": ("numba",),
 }
 
 
@@ -121,6 +123,10 @@ def names_in(variable: str, known: list[str]) -> list[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if least := os.environ.get("CMSCHED_LEAST"):
+        from cmsched.backends import fused
+
+        fused.LEAST = fused.LEAST_BLOCKS = int(least)
     for name in names_in("CMSCHED_REQUIRE_BACKENDS", [*NAMESPACES, *PARTS]):
         if reason := missing(name):
             raise pytest.UsageError(f"CMSCHED_REQUIRE_BACKENDS names {name}, but {reason}")
@@ -139,7 +145,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 # in these modules a test of a framework says so by the fixture `xp`, or by the framework's name
 MIXED = {
     *("test_combinations", "test_engine", "test_hostile", "test_hostile_methods", "test_plan"),
-    *("test_predictions", "test_schedulers", "test_stateful"),
+    *("test_batches", "test_predictions", "test_schedulers", "test_stateful"),
 }
 
 

@@ -1,8 +1,8 @@
 """Break the library on purpose, one line at a time: the tests must notice every time.
 
 `python tests/mutants.py [NAME ...]` copies the package, makes one change, and runs the tests that
-ought to fail, on NumPy alone. A mutant that survives, or whose line no longer exists, is a failure;
-so is it when one of these tests fails without any change.
+ought to fail, on NumPy alone (with numba, for what it compiles). A mutant that survives, or whose
+line no longer exists, is a failure; so is it when one of these tests fails without any change.
 """
 
 import os
@@ -37,7 +37,8 @@ FIRST, STAGES, STEPS = (f"samplers/{n}.py" for n in ("first_order", "runge_kutta
 ADAMS, UNIPC, ADAPTIVE = (f"samplers/{n}.py" for n in ("adams", "unipc", "adaptive"))
 FORMULAS = "samplers/formulas.py"
 BASE = "schedulers/base.py"
-CORE, ROWS, TABLE = (f"engine/{n}.py" for n in ("__init__", "rows", "table"))
+CORE, ROWS, TABLE, BATCHES = (f"engine/{n}.py" for n in ("__init__", "rows", "table", "batches"))
+FUSED, ONE_PASS = "backends/fused.py", "test_fused"
 
 MUTANTS = [
     # the loops: first order
@@ -211,8 +212,8 @@ MUTANTS = [
     Mutant(
         "deis exponential",
         ADAMS,
-        "math.exp(b.lam - u)",
-        "math.exp(a.lam - u)",
+        "np.exp(b.lam - u)",
+        "np.exp(a.lam - u)",
         f"{ORDER}[deis-solver_order=3-vp]",
     ),
     Mutant(
@@ -363,15 +364,15 @@ MUTANTS = [
     Mutant(
         "infinite coefficient",
         "tracing.py",
-        "if not np.all(np.isfinite(c)):",
+        "if not (np.isfinite(c).all() if masked else math.isfinite(c)):",
         "if False:",
         "test_tracing::test_steps_that_cannot_be_taken_name_sampler_and_step",
     ),
     Mutant(
         "stale history",
         "plan.py",
-        "slots.index((kind, rank, age - 1))",
-        "slots.index((kind, rank, age))",
+        "stored[kind, rank, age - 1]",
+        "stored[kind, rank, age]",
         EXECUTIONS,
     ),
     Mutant(
@@ -381,13 +382,182 @@ MUTANTS = [
         "self.grid.skip(0)",
         "test_plan::test_skip_warms_a_multistep_method_up_again",
     ),
+    Mutant(
+        "stale plan",
+        "plan.py",
+        "key = entry, grid,",
+        "key = sampler, grid,",
+        "test_plan::test_a_name_registered_anew_means_the_new_loop",
+    ),
+    Mutant(
+        "plans kept for ever",
+        "plan.py",
+        "if len(_kept) > KEPT:",
+        "if False:",
+        "test_plan::test_only_the_last_plans_are_kept",
+    ),
+    Mutant(
+        "plans made twice at once",
+        "plan.py",
+        "with _lock:",
+        "if True:",
+        "test_plan::test_threads_that_ask_at_once_get_one_plan",
+    ),
     # arrays
     Mutant(
         "finished rows",
-        TABLE,
-        "backend.where(finished, sample, new)",
-        "new",
+        "tables.py",
+        "[float(term == repeat) for term",
+        "[0.0 for term",
         "test_engine::test_a_finished_row_stays_as_it_is",
+    ),
+    Mutant(
+        "a row that starts anew at its end",
+        "plan.py",
+        "union[layout.following].add((SAMPLE, EVERYWHERE))",
+        "union[layout.following].update()",
+        f"{ONE_PASS}::test_rows_of_plans_are_the_chain[blocks-float64]",
+    ),
+    Mutant(
+        "past the end",
+        "tables.py",
+        "where[0, begin : begin + n] += 1",
+        "where[0, begin : begin + n + 1] += 1",
+        "test_engine::test_a_finished_row_stays_as_it_is",
+    ),
+    Mutant(
+        "where a plan begins",
+        "tables.py",
+        "where[2, : len(plans)] = begins[:-1]",
+        "where[2, : len(plans)] = begins[1:]",
+        "test_batches::test_where_plans_begin_and_end",
+    ),
+    Mutant(
+        "draws of another plan",
+        "tables.py",
+        "where[1, begin : begin + n + 1] = np.arange(1, n + 2)",
+        "where[1, begin : begin + n + 1] = np.arange(begin + 1, begin + n + 2)",
+        "test_batches::test_rows_on_different_plans_equal_separate_runs",
+    ),
+    Mutant(
+        "start of another plan",
+        "tables.py",
+        "start[:, begin : begin + n + 1] = ",
+        "start[:, : n + 1] = ",
+        "test_batches::test_rows_on_different_plans_equal_separate_runs",
+    ),
+    Mutant(
+        "terms of the first plan",
+        "tables.py",
+        "tuple(sorted({*a, *b})) for a, b in pairs",
+        "tuple(sorted({*a})) for a, b in pairs",
+        "test_batches::test_terms_that_only_a_later_plan_has",
+    ),
+    Mutant(
+        "index of rows taken",
+        BATCHES,
+        "index = backend.xp.take(index, rows, axis=0)",
+        "index = index[: len(rows)]",
+        "test_batches::test_take_and_join_are_indexing_and_concatenation",
+    ),
+    Mutant(
+        "memory of rows taken",
+        BATCHES,
+        "tuple(backend.xp.take(x, rows, axis=0) for x in memory)",
+        "memory",
+        "test_batches::test_take_and_join_are_indexing_and_concatenation",
+    ),
+    Mutant(
+        "index of rows joined",
+        BATCHES,
+        "else along([s.index for s in states])",
+        "else along([first.index for s in states])",
+        "test_batches::test_take_and_join_are_indexing_and_concatenation",
+    ),
+    # sums
+    Mutant(
+        "what is not looked at",
+        "backends/base.py",
+        "self.where(weight == 0, self.zeros_like(weight), term) * weight",
+        "term * weight",
+        "test_backends::test_combine_is_the_weighted_sum",
+    ),
+    Mutant(
+        "not looked at in NumPy",
+        "backends/numpy.py",
+        "v if np.all(w) else",
+        "v if np.any(w) else",
+        "test_backends::test_combine_is_the_weighted_sum",
+    ),
+    Mutant(
+        "a unit weight in another dtype",
+        "backends/numpy.py",
+        "            return np.asarray(first, dtype)\n        total",
+        "            return first\n        total",
+        "test_backends::test_a_single_value_of_another_dtype_is_converted",
+    ),
+    Mutant(
+        "not looked at by blocks",
+        FUSED,
+        "if weight == 0:",
+        "if weight == 9:",
+        f"{ONE_PASS}::test_blocks_are_the_chain",
+    ),
+    Mutant(
+        "weights of the first row",
+        FUSED,
+        "weight, x = weights[at, row], here[source]",
+        "weight, x = weights[at, 0], here[source]",
+        f"{ONE_PASS}::test_blocks_are_the_chain",
+    ),
+    Mutant(
+        "one block for two results",
+        FUSED,
+        "here.setdefault(value, own[k, : stop - start])",
+        "here.setdefault(value, own[1, : stop - start])",
+        f"{ONE_PASS}::test_blocks_are_the_chain",
+    ),
+    Mutant(
+        "a sum of nothing",
+        FUSED,
+        "                        out[:] = 0",
+        "                        pass",
+        f"{ONE_PASS}::test_blocks_are_the_chain",
+    ),
+    Mutant(
+        "shapes in one pass",
+        FUSED,
+        "and v.shape == x.shape and",
+        "and",
+        f"{ONE_PASS}::test_what_suits",
+    ),
+    Mutant(
+        "layouts in one pass",
+        FUSED,
+        " and v.flags.c_contiguous",
+        "",
+        f"{ONE_PASS}::test_what_suits",
+    ),
+    Mutant(
+        "not looked at by numba",
+        FUSED,
+        "({x} * w{count} if w{count} != 0 else w{count})",
+        "({x} * w{count})",
+        f"{ONE_PASS}::test_rows_of_plans_are_the_chain[numba-float32]",
+    ),
+    Mutant(
+        "weights of the first row by numba",
+        FUSED,
+        "w{k} = weights[{k}, row]",
+        "w{k} = weights[{k}, 0]",
+        f"{ONE_PASS}::test_rows_of_plans_are_the_chain[numba-float32]",
+    ),
+    Mutant(
+        "not looked at in C++",
+        FUSED,
+        "(w{count} != 0 ? {x} * w{count} : w{count})",
+        "({x} * w{count})",
+        f"{ONE_PASS}::test_cpp_is_the_chain",
     ),
     Mutant(
         "image to image",
@@ -456,8 +626,8 @@ MUTANTS = [
     Mutant(
         "frame's element",
         "backends/numpy.py",
-        "i % parts * size",
-        "0",
+        "part * (size // parts) for",
+        "0 for",
         "test_noise::test_frames_of_a_sample_at_different_draws",
     ),
     Mutant(

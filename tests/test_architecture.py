@@ -100,7 +100,7 @@ def test_backends_and_noise_know_little():
 
 def test_frameworks_are_imported_by_their_adapters_only():
     for path in files():
-        adapter = path.stem if part_of(path) == "backends" else None
+        adapter = path.stem.split("_")[0] if part_of(path) == "backends" else None
         for name, top in imports(path):
             root = name.split(".")[0]
             if top and root in FRAMEWORKS:

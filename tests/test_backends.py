@@ -153,46 +153,127 @@ def test_put_where_clip_zeros(xp):
 # combine
 
 
+def permuted(xp, array):
+    """Axes in another order in memory: a matrix transposed, an image with its channels last."""
+    order = [0, *range(2, array.ndim), 1] if array.ndim > 2 else [*range(array.ndim)][::-1]
+    copy = xp.asarray(np.transpose(array, order).copy(order="C"))
+    return xp.xp.permute_dims(copy, tuple(np.argsort(order).tolist())) if order else copy
+
+
+def spaced(xp, array):
+    """Every other element of an array twice as long."""
+    return xp.asarray(np.repeat(array, 2, axis=-1))[..., ::2] if array.ndim else xp.asarray(array)
+
+
+LAYOUTS = {
+    "contiguous": lambda xp, array: xp.asarray(array),
+    "permuted": permuted,
+    "spaced": spaced,
+    "broadcast": lambda xp, array: xp.xp.broadcast_to(xp.asarray(array.flat[0]), array.shape),
+}
+
+
+@st.composite
+def combinations(draw, xp):
+    """Values of any dtype, shape and layout, and the weights of 1 to 12 terms."""
+    name = draw(st.sampled_from([n for n in EPS if hasattr(xp.xp, n) and fits(xp, n)]))
+    higher = "float32" if name.endswith("16") else name
+    shape = draw(st.sampled_from([(), (1,), (0, 3), (3, 2), (2, 3, 4), (2, 3, 2, 2)]))
+    count = draw(st.integers(1, 12))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    layouts = list(LAYOUTS) if 0 not in shape else ["contiguous", "permuted"]
+    values = []
+    for _ in range(count):
+        array = rng.standard_normal(shape).astype(np.float64 if name == "float64" else np.float32)
+        made = LAYOUTS[draw(st.sampled_from(layouts))](xp, array)
+        values.append(xp.xp.astype(made, getattr(xp.xp, name)) if name.endswith("16") else made)
+    rows = draw(st.sampled_from([None, 0, 1, 2]))
+    if rows is None:  # numbers of the host
+        weights = draw(st.lists(FLOATS | st.just(1.0), min_size=count, max_size=count))
+        return values, weights, [np.full(shape, w) for w in weights], higher
+    # of all, of each row, of each (row, frame)
+    full = shape[:rows] + (1,) * len(shape[rows:])
+    numbers = st.lists(FLOATS | st.just(1.0) | st.just(0.0), min_size=0, max_size=9)
+    host = [np.resize([*draw(numbers), 1.5], full).astype(higher) for _ in range(count)]
+    weights = [xp.asarray(w, higher) for w in host]
+    for k, w in enumerate(host):  # what is not looked at may be anything
+        hidden = np.broadcast_to(w == 0, shape)
+        if hidden.any() and draw(st.booleans()):
+            # a copy: some layouts repeat an element
+            there = xp.numpy(values[k]).astype(np.float32 if name != "float64" else np.float64)
+            there = np.where(hidden, draw(st.sampled_from([np.nan, np.inf, -np.inf])), there)
+            values[k] = LAYOUTS[draw(st.sampled_from(layouts[:3]))](xp, there)
+            if name.endswith("16"):
+                values[k] = xp.xp.astype(values[k], getattr(xp.xp, name))
+    return values, weights, [np.broadcast_to(w, shape) for w in host], higher
+
+
+EPS = {"float16": None, "bfloat16": None, "float32": 2.0**-23, "float64": 2.0**-52}
+
+
+def fits(xp, name):
+    return name != "float64" or xp.float64
+
+
 @given(data=st.data())
 def test_combine_is_the_weighted_sum(xp, data):
-    shape = data.draw(st.sampled_from([(), (1,), (0, 3), (3, 2), (2, 3, 2, 2)]))
-    count = data.draw(st.integers(1, 4))
-    weights = data.draw(st.lists(FLOATS | st.just(1.0), min_size=count, max_size=count))
-    names = [n for n in ("float32", "float64") if n == "float32" or xp.float64]
-    name = data.draw(st.sampled_from(names))
-    seed = data.draw(st.integers(0, 99))
-    host = np.random.default_rng(seed).standard_normal((count, *shape)).astype(name)
-    values = [xp.asarray(h, name) for h in host]
-    arrays = data.draw(st.booleans())
-    if arrays:
-        full = (shape[0],) + (1,) * (len(shape) - 1) if shape and data.draw(st.booleans()) else ()
-        given_weights = [xp.asarray(np.full(full, w), name) for w in weights]
-    else:
-        given_weights = weights
+    values, weights, numbers, name = data.draw(combinations(xp))
+    kept = [np.array(xp.numpy(value)) for value in values]
     backend = backends.resolve(values[0])
-    out = backend.combine(values, given_weights, getattr(xp.xp, name))
+    dtype = getattr(xp.xp, name)
+    out = backend.combine(values, weights, dtype)
+    plain = backends.Backend.combine(backend, values, weights, dtype)  # what all are to equal
 
-    expected = np.zeros(shape)
-    size = np.zeros(shape)
-    for h, w in zip(host, weights, strict=True):
-        expected = expected + h.astype(np.float64) * np.array(w, name).astype(np.float64)
-        size = size + np.abs(h.astype(np.float64) * w)
-    assert out.dtype == getattr(xp.xp, name)
-    assert tuple(out.shape) == shape
-    assert backends.resolve(out) is backend
-    error = np.abs(xp.numpy(out) - expected)
-    assert np.all(error <= 4 * np.finfo(name).eps * size)
-    for value, h in zip(values, host, strict=True):
-        np.testing.assert_array_equal(xp.numpy(value), h)
-    if not (count == 1 and not arrays and weights[0] == 1.0):
+    shape = tuple(values[0].shape)
+    expected, size = np.zeros(shape), np.zeros(shape)
+    for value, number in zip(kept, numbers, strict=True):
+        value, number = value.astype(np.float64), np.asarray(number, name).astype(np.float64)
+        seen = not isinstance(weights[0], float)
+        term = np.where(number == 0, 0, value) * number if seen else value * number
+        expected, size = expected + term, size + np.abs(term)
+    for found in (out, plain):
+        assert found.dtype == dtype
+        assert tuple(found.shape) == shape
+        assert backends.resolve(found) is backend
+        error = np.abs(xp.numpy(found) - expected)
+        assert np.all(error <= (len(values) + 1) * EPS[name] * size)
+    for value, copy in zip(values, kept, strict=True):
+        np.testing.assert_array_equal(xp.numpy(value), copy)
+    if not (len(values) == 1 and isinstance(weights[0], float) and weights[0] == 1.0):
         assert all(out is not value for value in values)
         if xp.backend in ("numpy", "torch"):
             assert not any(np.shares_memory(xp.numpy(out), xp.numpy(v)) for v in values)
 
 
+def test_a_row_does_not_depend_on_what_its_neighbours_hide(xp):
+    """To the bit: a batch with a finished row, and the same without it."""
+    host = np.random.default_rng(0).standard_normal((5, 3, 40))
+    for name in ("float32", "float64"):
+        values = [xp.asarray(h, name) for h in host]
+        weights = np.random.default_rng(1).standard_normal((5, 3, 1)).astype(name)
+        hiding = weights.copy()
+        hiding[:, 2] = [[1], [0], [0], [1], [0]]
+        one, other = (
+            backends.resolve(values[0]).combine(
+                values, [xp.asarray(w, name) for w in each], getattr(xp.xp, name)
+            )
+            for each in (weights, hiding)
+        )
+        np.testing.assert_array_equal(xp.numpy(one)[:2], xp.numpy(other)[:2])
+
+
 def test_combine_gives_a_single_value_back_itself(xp):
     x = xp.asarray(np.arange(3), "float32")
     assert backends.resolve(x).combine([x], [1.0], x.dtype) is x
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float64"])
+def test_a_single_value_of_another_dtype_is_converted(xp, name):
+    if not hasattr(xp.xp, name) or not fits(xp, name):
+        pytest.skip(f"{xp.name} has no {name}")
+    out = backends.resolve(x := xp.asarray(np.ones(3), name)).combine([x], [1.0], xp.xp.float32)
+    assert out.dtype == xp.xp.float32
+    np.testing.assert_array_equal(xp.numpy(out), 1)
 
 
 @pytest.mark.parametrize("arrays", [False, True])

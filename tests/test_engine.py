@@ -782,7 +782,7 @@ def test_wrong_indices(xp):
         lambda: cmsched.model_input(plan.on(x), state),
         lambda: cmsched.step(plan.on(x), state, x),
     ):
-        with pytest.raises(TypeError, match="table needs an array index"):
+        with pytest.raises(TypeError, match="table or a stack needs an array index"):
             call()
     with pytest.raises(TypeError, match=r"run.*plan, not its table"):
         cmsched.run(lambda x, t: x, plan.on(x), x)
@@ -848,7 +848,7 @@ def test_every_public_function_has_the_documented_signature():
         for name in ("init", "model_input", "draw", "step", "estimate", "sample", "run")
     }
     assert shown == {
-        "init": ["plan", "noise", "x0", "given", "rng", "index"],
+        "init": ["recipe", "noise", "x0", "given", "rng", "index", "plan"],
         "model_input": ["plan", "state"],
         "draw": ["plan", "state", "rng"],
         "step": ["plan", "state", "output", "rng", "noise", "given"],

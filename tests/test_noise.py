@@ -1,6 +1,8 @@
 """Portable noise: the words, the normals, what they depend on; native generators; hostile input."""
 
+import ctypes
 import pickle
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,7 +17,7 @@ from problems import a_plan, network
 
 import cmsched
 from cmsched import backends
-from cmsched.backends import brownian, threefry
+from cmsched.backends import brownian, element, threefry
 from cmsched.noise import BROWNIAN, START, STEP, Rng, standard_normal
 from cmsched.plan import make_plan
 from cmsched.predictions import Prediction
@@ -133,6 +135,114 @@ def test_extreme_words(xp, name):
     np.testing.assert_array_equal(xp.numpy(word), w.view(np.int32))
 
 
+def test_maps_in_place_are_the_plain_ones():
+    """NumPy's map, which writes to buffers of its own, bit for bit."""
+    from cmsched.backends.numpy import quantiles
+
+    w = np.random.default_rng(1).integers(0, 2**32, 3000, dtype=np.uint32)
+    w = np.concatenate([w, [0, 1, 2**31 - 1, 2**31, LOW]]).astype(np.uint32).view(np.int32)
+    for name in ("float32", "float64"):
+        out, a, b = np.empty((3, len(w)), name)
+        quantiles(w.copy(), out, a, b)
+        np.testing.assert_array_equal(out, threefry.from_bits(np, w, np.dtype(name)))
+
+
+def test_pieces_of_a_draw():
+    """Neither gap nor overlap, and the low word never comes round within one."""
+    for first in (0, 1, 5, 2**32 - 3, 2**33 + 7):
+        for count, most in [(0, 4), (1, 4), (9, 4), (2**33 + 1, 2**32)]:
+            found = list(element.pieces(first, count, most))
+            ends = [0, *(stop for _, stop, _, _ in found)]
+            assert [start for start, *_ in found] == ends[:-1]
+            assert ends[-1] == count
+            for start, stop, high, low in found:
+                assert high * 2**32 + low == first + start
+                assert low + stop - start <= 2**32
+
+
+HARNESS = """
+#include <cmath>
+using namespace std;
+extern "C" void draw(const unsigned* keys, long long rows, long long part, long long whole,
+                     long long n, {real}* out) {{
+    for (long long i = 0; i < n; ++i) {{ {real}& z = out[i]; {draw} }}
+}}
+extern "C" void fold(const unsigned* given, long long n, unsigned* out) {{
+    for (long long i = 0; i < n; ++i) {{
+        unsigned high = given[i], low = given[n + i], rank = given[2 * n + i];
+        unsigned row = given[3 * n + i];
+        unsigned& a = out[i]; unsigned& b = out[n + i]; {fold}
+    }}
+}}
+"""  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    return found or pytest.skip("no C++ compiler")
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("uniform", [False, True])
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_text_for_a_gpu_compiled_on_the_host(name, uniform, compiler, tmp_path):
+    """The body of CuPy's kernels as C++: keys bit for bit, normals as promised."""
+    text = HARNESS.format(
+        real={"float32": "float", "float64": "double"}[name],
+        draw=element.drawn(name, uniform),
+        fold=element.folded(),
+    )
+    source, library = tmp_path / "noise.cpp", tmp_path / "noise.so"
+    source.write_text(text)
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", source, "-o", library], check=True)
+    functions, number = ctypes.CDLL(str(library)), ctypes.c_longlong
+    rows = np.array([[3, 0, 2**31], [LOW, 1, 1]])
+    stream = threefry.Stream((2**40 + 9,), (4, 2), STEP, uniform)
+    given = np.stack([*np.repeat(threefry.keys(stream, 2), 3, 1), [2] * 6, rows.ravel()])
+    given, keys = given.astype(np.uint32), np.empty((2, 6), np.uint32)
+    functions.fold(given.ctypes, number(6), keys.ctypes)
+    expected = [threefry.block((a, b), (c, d)) for a, b, c, d in given.T.tolist()]
+    np.testing.assert_array_equal(keys.T, expected)
+    numpy = backends.named("numpy")
+    for row, parts in ((rows, 3), (7, 1)):
+        keys = np.ascontiguousarray(numpy.folded(stream, 2, (2, row)).reshape(2, -1))
+        out, size = np.empty((2, 3, 5000), name), 3 * 5000
+        sizes = map(number, (2 * parts, size // parts, size, out.size))
+        functions.draw(keys.ctypes, *sizes, out.ctypes)
+        expected = numpy.normals(stream, out.shape, np.dtype("float64"), None, (2, row))
+        if uniform:
+            same = numpy.normals(stream, out.shape, np.dtype(name), None, (2, row))
+            np.testing.assert_array_equal(out, same)
+        np.testing.assert_allclose(out, expected, rtol=0, atol=TOLERANCE[name])
+
+
+@pytest.mark.skipif(not find_spec("numba"), reason="numba is not installed")
+@pytest.mark.parametrize("uniform", [False, True])
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_one_loop_is_the_blocks(name, uniform, monkeypatch):
+    """What numba compiles gives what NumPy does: also beyond 32 bits, by frames, and split."""
+    from cmsched.backends import numpy as adapter
+
+    key, first = np.array([[3], [7]], np.uint32), 5 * 2**32 - 6000
+    one, blocks = np.empty((2, 1, 20000), name)
+    adapter.draw(one, key, [first], uniform, True)
+    adapter.draw(blocks, key, [first], uniform, False)
+    same = {"rtol": 0, "atol": TOLERANCE[name]}
+    np.testing.assert_allclose(one, blocks, **same)
+    assert not uniform or np.array_equal(one, blocks)
+    shape = (2, 4, element.LEAST // 4)
+    options = {"shape": shape, "name": name, "uniform": uniform}
+    rows = np.array([[1, 2, 1, 0], [5, 1, 1, 1]])
+    found, frames = host(6, row=1, **options), host(6, row=rows, **options)
+    part = host(Rng(6, sample=[1]), row=1, **options | {"shape": (1, *shape[1:])})
+    monkeypatch.setattr(element, "LEAST", 1 << 40)
+    np.testing.assert_allclose(found, host(6, row=1, **options), **same)
+    np.testing.assert_allclose(frames, host(6, row=rows, **options), **same)
+    np.testing.assert_array_equal(frames[rows == 1], found[rows == 1])
+    np.testing.assert_array_equal(part, found[1:])
+
+
 def test_blocks_do_not_show(monkeypatch):
     """NumPy works in blocks; every split gives the same numbers."""
     from cmsched.backends import numpy as adapter
@@ -142,10 +252,28 @@ def test_blocks_do_not_show(monkeypatch):
         whole = host(3, shape, row=4)
         for block in (1, 8, 64):
             monkeypatch.setattr(adapter, "BLOCK", block)
-            monkeypatch.setattr(adapter, "MAP_BLOCK", max(1, block // 4))
+            monkeypatch.setattr(adapter, "MAP_BYTES", block)
             for row in rows:
                 np.testing.assert_array_equal(host(3, shape, row=row), whole)
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("times", [(3, 900000), (900000, 4)])
+def test_paths_are_drawn_block_by_block(times, monkeypatch):
+    """NumPy sums the nodes of a path within a block; the sum over whole arrays is the same."""
+    from cmsched.backends import numpy as adapter
+
+    stream, dtype = threefry.Stream((6,), None, BROWNIAN), np.dtype("float64")
+    plain = backends.Backend("array_api_strict" if find_spec("array_api_strict") else "numpy")
+    for shape in [(5, 3), (3, 70), (2, 4, 50), (40,), (), (0, 3), (3, 0)]:
+        lead = (shape or (1,))[:2]
+        for ends in (times, tuple(np.full(lead, t, np.int32) for t in times)):
+            monkeypatch.setattr(adapter, "BLOCK", 16)
+            found = adapter.BACKEND.increments(stream, shape, dtype, None, ends)
+            asked = times if not shape or isinstance(ends[0], int) else tuple(
+                plain.xp.asarray(t) for t in ends)  # fmt: skip
+            expected = plain.increments(stream, shape, plain.xp.float64, None, asked)
+            np.testing.assert_allclose(found, np.asarray(expected), rtol=0, atol=1e-12)
 
 
 def test_blocks_beyond_32_bits():
@@ -749,9 +877,10 @@ class TestTorch:
         import torch
 
         arguments = ([0, 6], None, 1, False, [2, 3], torch.float32, torch.device("cpu"), 0)
-        torch.library.opcheck(
-            torch.ops.cmsched.normals.default, (*arguments, torch.tensor(1)), test_utils=(
-                "test_schema", "test_faketensor"))  # fmt: skip
+        for row in ((1, None), (0, torch.tensor(1))):
+            torch.library.opcheck(
+                torch.ops.cmsched.normals.default, (*arguments, *row), test_utils=(
+                    "test_schema", "test_faketensor"))  # fmt: skip
 
     def test_vmap_over_draws_and_samples(self):
         import torch
@@ -769,6 +898,84 @@ class TestTorch:
         assert (z.is_meta, z.shape, z.dtype) == (True, (2, 3), torch.float16)
         with torch.inference_mode():
             assert torch.equal(self.normal(torch.zeros(2, 3), 0), self.normal(torch.zeros(2, 3), 0))
+
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, in its compiler
+    def test_compiled_generator(self, monkeypatch):
+        """What a GPU draws by, and a user's compiled loop on the CPU: few kernels, all shapes."""
+        import torch
+        from torch._dynamo.utils import counters
+
+        from cmsched.backends import torch_noise
+
+        torch.compiler.reset()
+        counters.clear()
+        monkeypatch.setattr(torch_noise, "_uncompiled", set())
+        backend, cpu = backends.named("torch"), torch.device("cpu")
+        monkeypatch.setattr(torch_noise, "worthwhile", lambda size: True)
+        whole = {}
+        shapes = [(5, 3), (2, 3, 4), (3, 70), (2, 9), (7,), (0, 3), (3, 0)]
+        for shape in [*shapes, (1, 200), (1, 2), (1,), (), (2, 70000)]:
+            rows = [3, np.full((shape or (1,))[:2], 3)]
+            for row in rows[: 1 if shape in ((2, 70000), (1, 200)) else 2]:
+                place = (1, torch.tensor(row) if isinstance(row, np.ndarray) else row)
+                stream = threefry.Stream((6,), None, STEP)
+                with torch.inference_mode(len(whole) % 2 == 1):
+                    z = backend.eager_normals(stream, shape, torch.float32, cpu, place, True)
+                    assert not z.is_inference()
+                expected = host(6, shape, row=3, rank=1)
+                np.testing.assert_allclose(z, expected, rtol=0, atol=TOLERANCE["float32"])
+                whole[shape] = counters["stats"]["unique_graphs"]
+        assert not torch_noise._uncompiled  # a compiler is required where this test is run
+        assert whole[2, 70000] <= 2  # one for a row, one for several
+        monkeypatch.setattr(torch_noise, "MOST", 32)
+        z = backend.eager_normals(stream, (2, 70), torch.float32, cpu, (1, 3), True)
+        expected = host(6, (2, 70), row=3, rank=1)
+        np.testing.assert_allclose(z, expected, rtol=0, atol=TOLERANCE["float32"])
+        stream = threefry.Stream((6,), (3, 2), STEP, True)
+        z = backend.eager_normals(stream, (2, 40), torch.float64, cpu, (1, 3), True)
+        expected = host(Rng(6, (3, 2)), (2, 40), row=3, rank=1, uniform=True)
+        np.testing.assert_allclose(z, expected, rtol=0, atol=TOLERANCE["float64"])
+        rows = torch.tensor([[3, 0], [2**31 - 1, 1]], dtype=torch.int32)
+        key = torch_noise.fold(torch_noise.keys(stream, 2, cpu), 2, rows)
+        expected = backends.named("numpy").folded(stream, 2, (2, rows.numpy()))
+        np.testing.assert_array_equal(key.numpy().view(np.uint32), expected)
+
+    def test_without_a_compiler(self, monkeypatch):
+        """The same operations one by one; and the CPU asks no second time."""
+        import torch
+
+        from cmsched.backends import torch_noise
+
+        def absent(fn):
+            raise torch._dynamo.exc.BackendCompilerFailed(fn, RuntimeError("no g++"), None)
+
+        monkeypatch.setattr(torch_noise, "_compiler", absent)
+        monkeypatch.setattr(torch_noise, "_uncompiled", set())
+        monkeypatch.setattr(torch_noise.fused, "numba", lambda: None)
+        shape = (2, torch_noise.element.LEAST)
+        compiled = torch.compile(self.normal, fullgraph=True, backend="eager")
+        assert torch_noise.worthwhile(shape[1])
+        for _ in range(2):
+            z = compiled(torch.zeros(shape), 3)
+            np.testing.assert_allclose(z, host(6, shape, row=3), rtol=0, atol=4e-6)
+            assert torch_noise._uncompiled == {"cpu"}
+        assert not torch_noise.worthwhile(shape[1])
+
+    def test_elements_beyond_32_bits(self):
+        import torch
+
+        from cmsched.backends import torch_noise
+
+        places = torch_noise._places((2**32 - 1, 5 * 2**32), 7, torch.device("cpu"))
+        assert places[..., 0].tolist() == [[1, 5], [6, 7]]
+        out = torch.empty(2, 20, dtype=torch.float64)
+        key = torch.tensor([[[3], [3]], [[7], [7]]], dtype=torch.int32)
+        torch_noise._fill(out, torch.cat([key, places]), False)
+        for row, first in zip(out, (2**32 + 6, 5 * 2**32 + 7), strict=True):
+            expected = [threefry.block((3, 7), divmod(first + i, 2**32)) for i in range(20)]
+            expected = quantile([a ^ b for a, b in expected])
+            np.testing.assert_allclose(row, expected, rtol=0, atol=1e-14)
 
     def test_generic_path(self):
         """What runs on a GPU, run here."""

@@ -2,9 +2,14 @@
 
 import copy
 import dataclasses
+import gc
 import json
 import math
 import pickle
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -18,16 +23,24 @@ from problems import (
     network,
     plans,
     prediction_of,
+    registered,
     start_of,
     traced_variants,
 )
 
 import cmsched
 from cmsched import Plan, make_plan
-from cmsched.plan import Table, _finite, _infinite
+from cmsched.plan import KEPT, Table, _finite, _infinite, _kept
 from cmsched.predictions import Prediction
+from cmsched.samplers import register
 from cmsched.schedules import Schedule
 from cmsched.spacings import Grid
+
+
+def anew(make, *args):
+    """What `make` gives while no plan is kept."""
+    _kept.clear()
+    return make(*args)
 
 
 @pytest.mark.parametrize(("sampler", "options"), traced_variants())
@@ -37,12 +50,14 @@ def test_stored_plans_are_the_same_plan(sampler, options):
     def check(plan):
         text = plan.to_json()
         json.loads(text, parse_constant=pytest.fail)  # NaN and Infinity are no JSON
+        stored = pickle.dumps(plan)
         for other in (
-            Plan.from_json(text),
-            pickle.loads(pickle.dumps(plan)),
-            copy.deepcopy(plan),
-            make_plan(sampler, plan.grid, plan.prediction, options),
+            anew(Plan.from_json, text),
+            anew(pickle.loads, stored),
+            anew(copy.deepcopy, plan),
+            anew(make_plan, sampler, plan.grid, plan.prediction, options),
         ):
+            assert other is not plan
             assert other == plan
             assert hash(other) == hash(plan)
             assert (other.rows, other.start, other.layout) == (plan.rows, plan.start, plan.layout)
@@ -111,8 +126,9 @@ def test_skip_is_a_plan_on_the_rest_of_the_grid(sampler, options):
     for k in range(5):
         whole = plan.grid  # of which the rest remembers that something came before it
         rest = Grid(points[k:], whole.schedule, points[k].sigma, whole.integral, skipped=k)
-        fresh = make_plan(sampler, rest, plan.prediction, options)
-        assert plan.skip(k).rows == fresh.rows
+        skipped, fresh = plan.skip(k), anew(make_plan, sampler, rest, plan.prediction, options)
+        assert skipped is not fresh
+        assert skipped.rows == fresh.rows
         assert len(plan.skip(k).grid) == 5 - k
     for k in (-1, 5, 6):
         with pytest.raises(ValueError, match=f"skip {k} of 5 steps"):
@@ -281,3 +297,108 @@ def test_tables_have_no_int_index(xp):
         xp.numpy(cmsched.sample(model, plan.on(x), x)),
         xp.numpy(cmsched.sample(model, plan.on(x), x)),
     )
+
+
+def test_an_equal_recipe_gives_the_same_plan():
+    scheduler, other = cmsched.UniPCMultistepScheduler(), cmsched.UniPCMultistepScheduler()
+    plan = scheduler.plan(20)
+    assert scheduler.plan(20) is other.plan(20) is plan
+    assert pickle.loads(pickle.dumps(plan)) is copy.deepcopy(plan) is plan
+    assert Plan.from_json(plan.to_json()) is plan
+    assert plan.skip(3) is plan.skip(3)
+    for one, two in ((scheduler, other), (other, scheduler)):
+        one.set_timesteps(20)
+        assert one.plan(20) is two.plan(20) is plan
+
+
+def test_only_the_last_plans_are_kept(xp):
+    def plan_of(n):
+        return a_plan("ddim", n=n)
+
+    x = xp.asarray(start_of((2, 3)))
+    first, second = plan_of(2), weakref.ref(plan_of(3))
+    table = second().on(x)
+    for n in range(4, KEPT + 3):
+        plan_of(n)
+        assert plan_of(2) is first  # asked for again and again
+    assert len(_kept) == KEPT
+    gc.collect()
+    assert second() is None
+    again = plan_of(3)
+    assert np.array_equal(xp.numpy(again.on(x).numbers), xp.numpy(table.numbers))
+
+
+def counted(traces, scale):
+    """A loop that tells when it is traced."""
+
+    def loop(x, grid, noise):
+        traces.append(scale)
+        time.sleep(0.001)  # other threads have their turn
+        for a, b in grid.steps():
+            x, x0 = yield x, a
+            x = (b.sigma / a.sigma) * x + (scale * (b.alpha - a.alpha * b.sigma / a.sigma)) * x0
+        return x
+
+    return loop
+
+
+def test_threads_that_ask_at_once_get_one_plan():
+    traces, barrier, grid = [], Barrier(8), grid_of("linear", 50)
+
+    def ask(_):
+        barrier.wait()
+        return [make_plan("probe", grid.until(n), Prediction()) for n in (50, 49, 48)]
+
+    with registered("probe"):
+        register("probe", paper="this test")(counted(traces, 1.0))
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(ask, range(8)))
+    assert len(traces) == 3
+    assert len({id(plan) for plans in found for plan in plans}) == 3
+    assert [len(plan) for plan in found[0]] == [50, 49, 48]
+
+
+def test_a_name_registered_anew_means_the_new_loop():
+    traces, grid, plans = [], grid_of("linear", 3), []
+    for scale in (1.0, 2.0):
+        with registered("probe"):
+            register("probe", paper="this test", exact=scale == 1.0)(counted(traces, scale))
+            plans += [make_plan("probe", grid, Prediction()) for _ in range(2)]
+    assert traces == [1.0, 2.0]
+    assert plans[0] is plans[1]
+    assert plans[2] is plans[3]
+    assert plans[0].rows != plans[2].rows
+
+
+def test_equal_options_of_other_kinds_are_other_recipes():
+    grid, prediction = grid_of("linear", 4), Prediction()
+    make_plan("unipc", grid, prediction, {"disable_corrector": (1,)})
+    with pytest.raises(ValueError, match=r"disable_corrector.*\(True,\)"):
+        make_plan("unipc", grid, prediction, {"disable_corrector": (True,)})
+
+
+def test_schedules_of_ones_own_may_hold_what_they_do_not_compare():
+    class Bent(Schedule):
+        def ratio_at(self, t):
+            return t
+
+        def time_at(self, ratio):
+            return ratio * self.factor
+
+    plans = []
+    for factor in (1.0, 2.0):
+        schedule = Bent("ve")
+        object.__setattr__(schedule, "factor", factor)
+        grid = Grid(tuple(schedule.at(t=t) for t in (3.0, 2.0, 1.0)), schedule, 3.0)
+        plans.append(make_plan("dpm2", grid, Prediction()))
+    assert plans[0].grid == plans[1].grid
+    assert 2 * plans[0].points[1].t == plans[1].points[1].t
+
+
+def test_lists_become_tuples():
+    grid = grid_of("linear", 3)
+    same = Grid([*grid.points], grid.schedule, grid.init_scale, grid.integral)
+    prediction = Prediction(threshold=[0.9, 1.5])
+    plan = make_plan("ddim", same, prediction)
+    assert plan is make_plan("ddim", grid, Prediction(threshold=(0.9, 1.5)))
+    assert hash(same) == hash(grid)

@@ -119,6 +119,10 @@ class Backend:
         """Limit to [lo, hi]."""
         return self.xp.clip(x, lo, hi)
 
+    def multiply(self, x: Array, number: float) -> Array:
+        """Multiply by a host number, in the dtype of x."""
+        return x * number
+
     def combine(self, values: Sequence[Array], weights: Sequence[Any], dtype: DType) -> Array:
         """Sum weights[k] * values[k] in `dtype`, into a new array.
 
@@ -130,8 +134,7 @@ class Backend:
         for value, weight in zip(values, weights, strict=True):
             term = self.astype(value, dtype)
             if not isinstance(weight, float):
-                term = term * weight
-                term = self.where(weight == 0, self.zeros_like(term), term)
+                term = self.where(weight == 0, self.zeros_like(weight), term) * weight
             elif weight != 1.0:
                 term = term * weight
             total = term if total is None else total + term
@@ -155,11 +158,12 @@ class Backend:
             values[value] = self.combine([values[s] for s in sources], own, dtype)
             at += len(sources)
 
-    def kernel(self, layout: Any, row: Any, weights: Sequence[float]) -> Any:
+    def kernel(self, layout: Any, row: Any, weights: Sequence[float], dtype: DType) -> Any:
         """Compile a row of a plan to a function of values, or give None.
 
         The function returns the next sample and the stored arrays, or None where it cannot take
-        these values; it is for arrays that are `plain`. `weights` are those of `layout.terms`.
+        these values; it is for arrays of this dtype that are `plain`. `weights` are those of
+        `layout.terms`.
         """
         return None
 

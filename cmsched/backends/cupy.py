@@ -1,5 +1,6 @@
 """CuPy."""
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import cupy as cp
 import numpy as np
 
-from cmsched.backends import fused, threefry
+from cmsched.backends import element, fused, threefry
 from cmsched.backends.base import Array, Backend, DType
+from cmsched.backends.numpy import BACKEND as NUMPY
 
 
 class CupyBackend(Backend):
@@ -69,16 +71,16 @@ class CupyBackend(Backend):
         for value, result in zip(wanted, made if len(wanted) > 1 else [made], strict=True):
             values[value] = result
 
-    def kernel(self, layout: Any, row: Any, weights: Sequence[float]) -> Any:
+    def kernel(self, layout: Any, row: Any, weights: Sequence[float], dtype: DType) -> Any:
         """Take a row in one kernel, with its numbers as scalars."""
         wanted, read = layout.wanted, fused.inputs(layout.statements)
+        name = np.dtype(dtype).name
 
         def kernel(values: list[Array]) -> Any:
-            dtype = values[0].dtype
             arrays = [values[n] for n in read]
             if any(x is None for x in arrays):  # a draw that this row has not
                 return None
-            made = _kernel(layout.statements, wanted, _types(arrays), dtype.name)(*arrays, *weights)
+            made = _kernel(layout.statements, wanted, _types(arrays), name)(*arrays, *weights)
             new = dict(zip(wanted, made if len(wanted) > 1 else [made], strict=True))
             return new[layout.following], tuple([new.get(v, values[v]) for v in row.picks])
 
@@ -119,12 +121,25 @@ class CupyBackend(Backend):
         device: Any,
         counter: tuple[int, Any],
     ) -> Array:
-        """Draw the portable normals of a stream, on the device."""
-        batch = shape[0] if shape else 1
+        """Draw the portable normals of a stream, in one kernel."""
+        batch, size = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+        rank, row = counter
         current = device or cp.cuda.Device()
         with current:
-            key = _device_keys(stream, batch, current.id)
-            return threefry.normals(self.xp, key, shape, dtype, None, counter, stream.uniform)
+            if isinstance(row, cp.ndarray):
+                row = row.astype(np.uint32).reshape(row.shape or (1,))
+                high, low = (
+                    k.reshape(threefry.ahead(k.shape, row.shape))
+                    for k in _device_keys(stream, batch, current.id)
+                )
+                key = cp.stack(_fold_kernel()(high, low, np.uint32(rank), row))
+            else:
+                key = cp.asarray(NUMPY.folded(stream, batch, counter))
+            out = cp.empty(shape, dtype)
+            rows = math.prod(key.shape[1:])
+            part = batch * size // max(1, rows)
+            _draw_kernel(out.dtype.name, stream.uniform)(key.reshape(-1), rows, part, size, out)
+            return out
 
 
 def _types(values: Sequence[Array]) -> tuple[str, ...]:
@@ -142,7 +157,20 @@ def _kernel(
 
 @lru_cache(maxsize=64)
 def _device_keys(stream: threefry.Stream, batch: int, device: int) -> Any:
-    return tuple(cp.asarray(threefry.keys(stream, batch).view(np.int32)))
+    return tuple(cp.asarray(threefry.keys(stream, batch)))
+
+
+@lru_cache
+def _draw_kernel(dtype: str, uniform: bool) -> Any:
+    given = "raw uint32 keys, int64 rows, int64 part, int64 whole"
+    name = f"cmsched_draw_{dtype}_{int(uniform)}"
+    return cp.ElementwiseKernel(given, f"{dtype} z", element.drawn(dtype, uniform), name)
+
+
+@lru_cache
+def _fold_kernel() -> Any:
+    given = "uint32 high, uint32 low, uint32 rank, uint32 row"
+    return cp.ElementwiseKernel(given, "uint32 a, uint32 b", element.folded(), "cmsched_fold")
 
 
 BACKEND = CupyBackend("array_api_compat.cupy")

@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from cmsched.backends import fused, threefry
+from cmsched.backends import brownian, element, fused, threefry
 from cmsched.backends.base import Array, Backend, DType
 
-# Elements worked on at once: temporaries stay in the cache, and those of the longer map below the
-# size from which the allocator asks the system for fresh pages each time.
-BLOCK = 1 << 15
-MAP_BLOCK = 1 << 13
+BLOCK = 1 << 15  # elements worked on at once, so that temporaries stay in the cache
+# And bytes, in the map: beyond, the allocator may ask the system for fresh pages each time.
+MAP_BYTES = 1 << 16
 
 
 class NumpyBackend(Backend):
@@ -62,8 +61,9 @@ class NumpyBackend(Backend):
         """Sum weights[k] * values[k] in `dtype`, into a new array."""
         first, scale = values[0], weights[0]
         if not isinstance(scale, float):
-            if not all(map(np.all, weights)):
-                return np.asarray(super().combine(values, weights, dtype))
+            pairs = zip(values, weights, strict=True)
+            values = [v if np.all(w) else np.where(w == 0, v.dtype.type(0), v) for v, w in pairs]
+            first = values[0]
         elif scale == 1.0 and len(values) == 1:
             return np.asarray(first, dtype)
         total = np.asarray(np.multiply(first, scale, dtype=dtype))
@@ -92,15 +92,14 @@ class NumpyBackend(Backend):
         else:
             super().combinations(statements, wanted, values, weights, dtype)
 
-    def kernel(self, layout: Any, row: Any, weights: Sequence[float]) -> Any:
+    def kernel(self, layout: Any, row: Any, weights: Sequence[float], dtype: DType) -> Any:
         """Take a row of large arrays in one pass."""
-        column = np.array(weights)[:, None]
+        column = np.array(weights, dtype)[:, None]
 
         def kernel(values: list[Array]) -> Any:
-            dtype = values[0].dtype
-            if not fused.suits(values, layout.statements, dtype):
+            if not fused.suits(values, layout.statements, column.dtype):
                 return None
-            made = fused.evaluate(layout.statements, layout.wanted, values, column.astype(dtype))
+            made = fused.evaluate(layout.statements, layout.wanted, values, column)
             return made[layout.following], tuple([made.get(v, values[v]) for v in row.picks])
 
         return kernel
@@ -139,25 +138,49 @@ class NumpyBackend(Backend):
         device: Any,
         counter: tuple[int, Any],
     ) -> Array:
-        """Draw the portable normals of a stream, block by block."""
+        """Draw the portable normals of a stream, in one loop or block by block."""
         if device not in (None, "cpu"):
             raise ValueError(f"device={device!r}: NumPy has only 'cpu'; name a framework by xp=")
         batch, size = (shape[0], int(np.prod(shape[1:], dtype=object))) if shape else (1, 1)
         key = self.folded(stream, batch, counter)
-        out = np.empty(batch * size, dtype)
-        mapped = threefry.unit if stream.uniform else threefry.from_bits
         parts = int(np.prod(key.shape[2:]))  # of a sample, each with a key of its own
-        key = key.reshape(2, batch * parts, 1)
-        size //= max(1, parts)
-        rows = max(1, BLOCK // max(1, size)) if parts == 1 else 1
-        for i in range(0, batch * parts, rows):
-            part, first = tuple(key[:, i : i + rows]), i % parts * size
-            for j in range(0, size, BLOCK):
-                word = words(part, first + j, min(BLOCK, size - j)).reshape(-1)
-                block = out[i * size + j :]
-                for k in range(0, len(word), MAP_BLOCK):
-                    piece = word[k : k + MAP_BLOCK]
-                    block[k : k + len(piece)] = mapped(np, piece, out.dtype)
+        out = np.empty((batch * parts, size // max(1, parts)), dtype)
+        draw(out, key.reshape(2, len(out)), starts(batch, parts, size), stream.uniform, alone(size))
+        return out.reshape(shape)
+
+    def increments(
+        self,
+        stream: threefry.Stream,
+        shape: tuple[int, ...],
+        dtype: DType,
+        device: Any,
+        times: tuple[Any, Any],
+    ) -> Array:
+        """Draw the unit increments of a stream's Brownian paths, all nodes block by block."""
+        batch, size = (shape[0], int(np.prod(shape[1:], dtype=object))) if shape else (1, 1)
+        lead = (batch, *getattr(times[0], "shape", ())[1:])
+        parts = int(np.prod(lead[1:]))
+        rows, n = batch * parts, size // max(1, parts)
+
+        def along(x: Any) -> Any:
+            return np.broadcast_to(np.asarray(x, dtype), lead).reshape(rows, 1)
+
+        terms = [
+            (self.folded(stream, batch, (0, node)).reshape(2, rows), along(height) * factor)
+            for node, height, factor in brownian.increment(*times)
+            if not (isinstance(height, int) and height == 0)
+        ]
+        out, first = np.zeros((rows, n), dtype), starts(batch, parts, size)
+        together = max(1, BLOCK // max(1, n))
+        for i in range(0, rows, together):
+            for j in range(0, n, BLOCK):
+                total = out[i : i + together, j : j + BLOCK]
+                z, at = np.empty_like(total, order="C"), [f + j for f in first[i : i + together]]
+                for key, weight in terms:
+                    draw(z, key[:, i : i + together], at, False, alone(size))
+                    z *= weight[i : i + together]
+                    total += z
+        out /= along(brownian.cells(*times)) ** 0.5
         return out.reshape(shape)
 
     def folded(self, stream: threefry.Stream, batch: int, counter: tuple[int, Any]) -> np.ndarray:
@@ -172,6 +195,40 @@ class NumpyBackend(Backend):
         return np.stack(threefry.threefry(tuple(key), (rank, low)))
 
 
+def starts(batch: int, parts: int, size: int) -> list[int]:
+    """Give the number of each part's first element, counted within its sample."""
+    return [part * (size // parts) for part in range(parts)] * batch
+
+
+def alone(size: int) -> bool:
+    """Tell whether numba's loop draws samples of this size: a batch that is split goes one way."""
+    return size >= element.LEAST and fused.numba() is not None
+
+
+def draw(out: np.ndarray, key: np.ndarray, first: list[int], uniform: bool, alone: bool) -> None:
+    """Write the draws of keys (2, rows) to `out` (rows, n), from element first[row] on."""
+    rows, n = out.shape
+    flat, step = out.reshape(-1), max(1, MAP_BYTES // out.itemsize)
+    if alone:
+        fill = element.compiled(out.dtype.name, uniform)
+        for i, (k0, k1) in enumerate(key.T):
+            for start, stop, *counter in element.pieces(first[i], n):
+                fill(k0, k1, *map(np.uint32, counter), flat[i * n + start : i * n + stop])
+        return
+    together = 1 if any(first) else max(1, BLOCK // max(1, n))
+    a, b = (np.empty(min(step, out.size), out.dtype) for _ in range(2))
+    for i in range(0, rows, together):
+        part = tuple(key[:, i : i + together, None])
+        for j in range(0, n, BLOCK):
+            word = words(part, first[i] + j, min(BLOCK, n - j)).reshape(-1)
+            block = flat[i * n + j :][: len(word)]
+            if uniform:
+                block[:] = threefry.unit(np, word, out.dtype)
+                continue
+            for k in range(0, len(word), step):
+                quantiles(word[k : k + step], block[k : k + step], a, b)
+
+
 def words(key: threefry.Words, first: int, count: int) -> np.ndarray:
     """Give the words of elements first, first + 1, ... of each sample, as int32."""
     here = (1 << 32) - (first & threefry.LOW)
@@ -181,6 +238,50 @@ def words(key: threefry.Words, first: int, count: int) -> np.ndarray:
     low = np.arange(count, dtype=np.uint32) + (first & threefry.LOW)
     word: np.ndarray = threefry.bits(key, (first >> 32, low))
     return word.view(np.int32)
+
+
+def quantiles(word: np.ndarray, out: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
+    """Write what `threefry.from_bits` gives to `out`, with scratch arrays a, b; `word` is lost."""
+    a, b = a[: len(word)], b[: len(word)]
+    np.bitwise_xor(word, -(1 << 31), out=word)
+    edge = b.view(np.int32)[: len(word)]
+    np.right_shift(word, 31, out=edge)
+    edge ^= word
+    edge ^= 0x7FFFFFFF
+    if out.dtype == np.float64:
+        far = np.flatnonzero(edge < 0x7FFFFFFF - threefry.CENTRE)
+        outer = threefry.tails(np, word[far], edge[far], out.dtype)
+        np.add(word, 0.5, out=a)
+        a *= 2.0**-32
+        np.multiply(a, a, out=b)
+        np.subtract(0.180625, b, out=b)
+        _polynomial(threefry.A, b, out)
+        out *= a
+        out /= _polynomial(threefry.B, b, a)
+        out[far] = outer
+        return
+    a[:] = edge
+    a += 0.5
+    a *= 2.0**-31
+    np.log(a, out=a)
+    a *= -2.0
+    np.sqrt(a, out=b)
+    _polynomial(threefry.P, b, out)
+    out *= a
+    out /= _polynomial(threefry.Q, b, a)
+    word >>= 31
+    word |= 1
+    a[:] = word
+    out *= a
+
+
+def _polynomial(coefficients: Sequence[float], x: np.ndarray, out: np.ndarray) -> np.ndarray:
+    np.multiply(x, coefficients[-1], out=out)
+    for c in coefficients[-2:0:-1]:
+        out += c
+        out *= x
+    out += coefficients[0]
+    return out
 
 
 BACKEND = NumpyBackend("array_api_compat.numpy")

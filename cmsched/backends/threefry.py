@@ -175,27 +175,33 @@ def from_bits(xp: Any, word: Array, dtype: Any) -> Array:
     # Everything is formed from integers, so that both tails keep their relative accuracy.
     word = word ^ -(1 << 31)
     edge = word >> 31
-    sign = xp.astype(edge | 1, dtype)
     edge ^= word
     edge ^= 0x7FFFFFFF  # 0 at the extreme words, 2^31 - 1 in the middle
+    z = tails(xp, word, edge, dtype)
+    if dtype != xp.float64:
+        return z
+    offset = (xp.astype(word, dtype) + 0.5) * 2.0**-32
+    square = 0.180625 - offset * offset
+    centre = offset * _polynomial(A, square) / _polynomial(B, square)
+    return xp.where(edge >= 0x7FFFFFFF - CENTRE, centre, z)
+
+
+def tails(xp: Any, word: Array, edge: Array, dtype: Any) -> Array:
+    """Map words and their distances from the extreme ones to normals; in float64 far from 0."""
     tail = xp.astype(edge, dtype)
     tail += 0.5
     tail *= 2.0**-31
     tail = xp.log(tail)
     if dtype == xp.float64:
-        offset = (xp.astype(word, dtype) + 0.5) * 2.0**-32
-        square = 0.180625 - offset * offset
-        centre = offset * _polynomial(A, square) / _polynomial(B, square)
         root = xp.sqrt(math.log(2) - tail) - 1.6
         z = _polynomial(C, root) / _polynomial(D, root)
-        return xp.where(edge >= 0x7FFFFFFF - CENTRE, centre, z * sign)
-    tail *= -2.0
-    root = xp.sqrt(tail)
-    z = _polynomial(P, root)
-    z *= tail
-    z /= _polynomial(Q, root)
-    z *= sign
-    return z
+    else:
+        tail *= -2.0
+        root = xp.sqrt(tail)
+        z = _polynomial(P, root)
+        z *= tail
+        z /= _polynomial(Q, root)
+    return z * xp.astype(word >> 31 | 1, dtype)
 
 
 def _polynomial(coefficients: Sequence[float], x: Array) -> Array:

@@ -1,7 +1,7 @@
 """PyTorch."""
 
+import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import array_api_compat.torch
@@ -9,12 +9,9 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from cmsched.backends import fused, threefry
-from cmsched.backends.base import Array, Backend, DType, containers
+from cmsched.backends import fused, threefry, torch_noise, torch_rows
+from cmsched.backends.base import Array, Backend, DType
 from cmsched.backends.numpy import BACKEND as NUMPY
-
-# Private, hence the default: without it every combination takes the functional path.
-_transform = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: True)
 
 
 class TorchBackend(Backend):
@@ -63,20 +60,37 @@ class TorchBackend(Backend):
         """Limit to [lo, hi]."""
         return x.clamp(lo, hi)
 
+    def multiply(self, x: Array, number: float) -> Array:
+        """Multiply by a host number, in the dtype of x."""
+        if type(x) is not torch.Tensor or torch.compiler.is_compiling():
+            return x * number
+        return x.mul(torch_rows.number(number, x.dtype))
+
     def combine(self, values: Sequence[Array], weights: Sequence[Any], dtype: DType) -> Array:
         """Sum weights[k] * values[k] in `dtype`, into a new tensor."""
         first, scale = values[0], weights[0]
         # vmap cannot write a batched term into an unbatched buffer, nor DTensor change a placement.
-        if type(first) is not torch.Tensor or _transform() is not None:
+        if type(first) is not torch.Tensor or torch_rows.transform() is not None:
             return super().combine(values, weights, dtype)
         if not isinstance(scale, float):
             # On the CPU it is seen at once whether there is a 0 that hides what it multiplies.
-            on_host = scale.device.type == "cpu" and not self.traced(scale)
-            if not on_host or not all([bool(w.all()) for w in weights]):
-                return super().combine(values, weights, dtype)
-            total = first.to(dtype).mul(scale)
-            for k in range(1, len(values)):
-                total.addcmul_(values[k], weights[k])
+            on_host = scale.device.type == "cpu" and not (
+                self.traced(scale) or torch_rows.watched()
+            )
+
+            total = None
+            for value, weight in zip(values, weights, strict=True):
+                rows = torch_rows.shown(weight) if on_host else None
+                if rows is None:
+                    value, rows = torch.where(weight == 0, 0.0, value), torch_rows.ALL
+                if rows is not torch_rows.ALL:
+                    total = torch.zeros_like(first, dtype=dtype) if total is None else total
+                    for some in rows:
+                        total[some].addcmul_(value[some], weight[some])
+                elif total is None:
+                    total = value.to(dtype).mul(weight)
+                else:
+                    total.addcmul_(value, weight)
             return total
         rest = 1
         if first.dtype is not dtype:
@@ -92,58 +106,47 @@ class TorchBackend(Backend):
             total.add_(values[k], alpha=weights[k])
         return total
 
-    def kernel(self, layout: Any, row: Any, weights: Sequence[float]) -> Any:
-        """Write the row out with its numbers, as one would by hand, and compile the text.
+    def kernel(self, layout: Any, row: Any, weights: Sequence[float], dtype: DType) -> Any:
+        """Write the row out as one would by hand, compile the text, and give it its numbers.
 
         Interpreting it would be a good part of the cost of a small step. Large tensors on the CPU
         are taken in one pass where numba is.
         """
-        lines = ["def kernel(v):"]
-        names: dict[int, str] = {}
-        for value, sources, own, _ in row.program:
-            first, *rest = [names.get(source, f"v[{source}]") for source in sources]
-            scale, *alphas = (repr(weight) for weight in own)
-            if own[0] != 1.0:
-                first = f"{first}.mul({scale})"
-            elif rest:
-                first = f"add({first}, {rest.pop(0)}, alpha={alphas.pop(0)})"
-            terms = zip(rest, alphas, strict=True)
-            names[value] = f"t{value}"
-            text = first + "".join(f".add_({term}, alpha={alpha})" for term, alpha in terms)
-            lines.append(f"    t{value} = {text}")
-        stored = "".join(f"{names.get(value, f'v[{value}]')}, " for value in row.picks)
-        lines.append(f"    return {names[layout.following]}, ({stored})")
-        space: dict[str, Any] = {"add": torch.add}
-        exec("\n".join(lines), space)
-        written = space["kernel"]
+        structure = tuple([(v, sources, own[0] == 1.0) for v, sources, own, _ in row.program])
+        numbers = [
+            torch_rows.number(w, dtype) if k == 0 else w
+            for _, _, own, _ in row.program
+            for k, w in enumerate(own)
+        ]
+        written = torch_rows.written(structure, row.picks)(*numbers)
         if fused.numba() is None:
             return written
-        in_one_pass = NUMPY.kernel(layout, row, weights)
+        in_one_pass = NUMPY.kernel(layout, row, weights, self.dtype_name(dtype))
 
         def kernel(values: list[Array]) -> Any:
-            if values[0].numel() < fused.LEAST or not _on_host(values):
+            if values[0].numel() < fused.LEAST or not torch_rows.on_host(values):
                 return written(values)
             seen: dict[int, Any] = {}
-            done = in_one_pass([_viewed(v, seen) for v in values])
-            return written(values) if done is None else _back(done, seen)
+            done = in_one_pass([torch_rows.viewed(v, seen) for v in values])
+            return written(values) if done is None else torch_rows.back(done, seen)
 
         return kernel
 
     def execute(self, fn: Callable[..., Any], static: Any, *trees: Any) -> Any:
         """Call `fn(static, *trees)`, with large tensors on the CPU in one pass where numba is."""
-        if fused.numba() is None or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or fused.numba() is None:
             return fn(static, *trees)
         leaves: list[Any] = []
-        _each(trees, leaves.append)
-        if max(x.numel() for x in leaves) < fused.LEAST or not _on_host(leaves):
+        torch_rows.each(trees, leaves.append)
+        if max(x.numel() for x in leaves) < fused.LEAST or not torch_rows.on_host(leaves):
             return fn(static, *trees)
         seen: dict[int, Any] = {}
-        views = _each(trees, lambda x: _viewed(x, seen))
-        return _each(fn(static, *views), lambda x: _back(x, seen))
+        views = torch_rows.each(trees, lambda x: torch_rows.viewed(x, seen))
+        return torch_rows.each(fn(static, *views), lambda x: torch_rows.back(x, seen))
 
     def plain(self, x: Array) -> bool:
         """Tell whether x is an ordinary tensor outside of functorch's transforms."""
-        return type(x) is torch.Tensor and _transform() is None
+        return type(x) is torch.Tensor and torch_rows.transform() is None
 
     def is_generator(self, generator: Any) -> bool:
         """Tell whether this is a torch.Generator."""
@@ -182,11 +185,32 @@ class TorchBackend(Backend):
         if not torch.compiler.is_compiling():
             return self.eager_normals(stream, shape, dtype, device, counter)
         # One opaque operator: traced into the user's graph, 20 rounds do not finish compiling.
-        row = row if isinstance(row, torch.Tensor) else torch.tensor(row)
+        # The number stays a number: of constants alone, the compiler would draw while it traces.
+        number, row = (0, row) if isinstance(row, torch.Tensor) else (row, None)
         words = [word for seed in stream.seeds for word in (seed >> 32, seed & threefry.LOW)]
         samples = None if stream.samples is None else list(stream.samples)
         flags = stream.purpose, stream.uniform
-        return _normals(words, samples, *flags, shape, dtype, device, rank, row)
+        return _normals(words, samples, *flags, shape, dtype, device, rank, number, row)
+
+    def increments(
+        self,
+        stream: threefry.Stream,
+        shape: tuple[int, ...],
+        dtype: DType,
+        device: Any,
+        times: tuple[Any, Any],
+    ) -> Array:
+        """Draw the unit increments of a stream's Brownian paths, on the CPU through NumPy."""
+        tensors = [t for t in times if isinstance(t, torch.Tensor)]
+        if (
+            torch.compiler.is_compiling()
+            or torch_rows.transform() is not None
+            or {torch.device(device), *(t.device for t in tensors)} != {torch.device("cpu")}
+        ):
+            return super().increments(stream, shape, dtype, device, times)
+        ends = tuple(t.numpy() if isinstance(t, torch.Tensor) else t for t in times)
+        host = NUMPY.increments(stream, shape, self.dtype_name(dtype), None, ends)
+        return torch.from_numpy(host)
 
     def eager_normals(
         self,
@@ -195,78 +219,31 @@ class TorchBackend(Backend):
         dtype: DType,
         device: torch.device,
         counter: tuple[int, Any],
+        compiled: bool = False,
     ) -> Array:
-        """Draw on the CPU through NumPy, elsewhere and under vmap by tensor operations."""
+        """Draw on the CPU through NumPy, elsewhere and where asked to by one compiled kernel."""
         rank, row = counter
         batch = shape[0] if shape else 1
+        size = math.prod(shape[1:])
         if device.type == "meta":
             return torch.empty(shape, dtype=dtype, device=device)
-        if isinstance(row, torch.Tensor):
-            if device.type != "cpu" or row.device.type != "cpu" or _transform() is not None:
-                key = _device_keys(stream, batch, device)
-                return threefry.normals(self.xp, key, shape, dtype, device, counter, stream.uniform)
-            row = row.numpy()
-        if device.type == "cpu":
+        if isinstance(row, torch.Tensor) and torch_rows.transform() is not None:
+            key = torch_noise.keys(stream, batch, device)
+            return threefry.normals(self.xp, key, shape, dtype, device, counter, stream.uniform)
+        if device.type == "cpu" and isinstance(row, torch.Tensor):
+            row = row.cpu().numpy()
+        if device.type == "cpu" and not (compiled and torch_noise.worthwhile(size)):
             name = self.dtype_name(dtype)
             return torch.from_numpy(NUMPY.normals(stream, shape, name, None, (rank, row)))
-        # Keys folded on the host: one small copy that nobody waits for, instead of 100 kernels.
-        host = NUMPY.folded(stream, batch, (rank, row)).view(np.int32)
-        key = torch.from_numpy(host).to(device, non_blocking=True)
-        return threefry.draw(self.xp, tuple(key), shape, dtype, device, stream.uniform)
-
-
-_NATIVE = {torch.float32, torch.float64, torch.int32, torch.int64, torch.bool}
-
-
-def _on_host(values: Sequence[Any]) -> bool:
-    """Tell whether NumPy may see what these tensors hold, and autograd need not."""
-    return _transform() is None and all(
-        v is None
-        or (
-            type(v) is torch.Tensor
-            and v.device.type == "cpu"
-            and not v.requires_grad
-            and v.dtype in _NATIVE
-        )
-        for v in values
-    )
-
-
-def _viewed(x: Any, seen: dict[int, Any]) -> Any:
-    """Give a tensor as NumPy sees it, and remember which it was."""
-    if x is None:
-        return None
-    view = x.numpy()
-    seen[id(view)] = view, x
-    return view
-
-
-def _back(x: Any, seen: dict[int, Any]) -> Any:
-    """Give the tensor that was seen, or one of what is new."""
-    if isinstance(x, tuple):
-        return tuple([_back(each, seen) for each in x])
-    return seen[id(x)][1] if id(x) in seen else torch.from_numpy(x)
-
-
-def _each(tree: Any, fn: Callable[[Any], Any]) -> Any:
-    """Apply fn to the arrays of a tree: tuples, mappings and registered containers."""
-    if tree is None:
-        return None
-    if type(tree) in containers:
-        flatten, unflatten = containers[type(tree)]
-        children, static = flatten(tree)
-        return unflatten(static, [_each(x, fn) for x in children])
-    if isinstance(tree, dict):
-        return {name: _each(x, fn) for name, x in tree.items()}
-    if isinstance(tree, list | tuple):
-        parts = [_each(x, fn) for x in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-    return fn(tree)
-
-
-@lru_cache(maxsize=64)
-def _device_keys(stream: threefry.Stream, batch: int, device: torch.device) -> Any:
-    return tuple(torch.tensor(threefry.keys(stream, batch).view(np.int32), device=device))
+        with torch.inference_mode(False), torch.no_grad():  # compiled for one mode only
+            if isinstance(row, torch.Tensor):
+                lead = tuple(row.shape) or (1,)
+                row = row.to(device, torch.int32).reshape(lead)
+                key = torch_noise.fold(torch_noise.keys(stream, batch, device), rank, row)
+            else:  # on the host: one small copy that nobody waits for
+                host = NUMPY.folded(stream, batch, (rank, row)).view(np.int32)
+                key = torch.from_numpy(host).to(device, non_blocking=True)
+            return torch_noise.draw(key, size, dtype, stream.uniform).reshape(shape)
 
 
 def _eager_normals(
@@ -278,11 +255,13 @@ def _eager_normals(
     dtype: torch.dtype,
     device: torch.device,
     rank: int,
-    row: torch.Tensor,
+    number: int,
+    row: torch.Tensor | None,
 ) -> torch.Tensor:
     seeds = tuple(high << 32 | low for high, low in zip(words[::2], words[1::2], strict=True))
     stream = threefry.Stream(seeds, None if samples is None else tuple(samples), purpose, uniform)
-    return BACKEND.eager_normals(stream, tuple(shape), dtype, device, (rank, row))
+    place = rank, number if row is None else row
+    return BACKEND.eager_normals(stream, tuple(shape), dtype, device, place, compiled=True)
 
 
 def _empty_normals(
@@ -294,6 +273,7 @@ def _empty_normals(
     dtype: Any,
     device: Any,
     rank: Any,
+    number: Any,
     row: Any,
 ) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device=device)

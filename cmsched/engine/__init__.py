@@ -45,13 +45,13 @@ from .rows import (
     variance_channels,
 )
 from .table import (
+    stepped,
     table_begins,
     table_estimate,
     table_input,
     table_rows,
     table_start,
     table_std,
-    table_step,
 )
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "model_input",
     "run",
     "sample",
+    "scaled",
     "step",
     "take",
     "transition",
@@ -247,7 +248,7 @@ def step(
         z = draw(plan, state, rng) or ()
     if row is None:
         table = plan if isinstance(plan, Table) else plan.on(sample)
-        return backend.execute(table_step, None, table, state, output, z, given)  # type: ignore[no-any-return]
+        return stepped(table, state, output, z, given)
     dtype = sample.dtype
     acc = backend.accumulation(dtype)
     values = [sample, mean, *state.memory, *layout.blank]
@@ -263,7 +264,7 @@ def step(
             values[layout.first_given + k] = given[name]
     if row.estimates and layout.prediction.projects:
         values[layout.estimate] = estimated(backend, layout, row.estimate, sample, mean, acc)
-    kernel = plan.kernel(backend, index) if acc == dtype else None  # type: ignore[union-attr]
+    kernel = plan.kernel(backend, index, dtype) if acc == dtype else None  # type: ignore[union-attr]
     if kernel is not None and backend.plain(sample) and (done := kernel(values)) is not None:
         return State(done[0], done[1], index + 1)
     for value, sources, weights, regions in row.program:
@@ -631,7 +632,7 @@ def _begins(recipe: Recipe, noise: Array, backend: Backend, plan: Any) -> Array:
         raise TypeError("plan= names a plan of a stack: pass cmsched.stack([...]) or its table")
     if isinstance(plan, bool | int | Sequence | np.ndarray | np.generic):
         host = np.asarray(plan)
-        if host.dtype.kind not in "iu":
+        if host.dtype.kind not in "iu" and host.shape != (0,):  # [] is of floats to NumPy
             raise TypeError(f"plan must hold integers, the numbers of plans, got {plan!r}")
         count = len(recipe.plans) if isinstance(recipe, Stack) else recipe.where.shape[1]
         if host.size and not 0 <= host.min() <= host.max() < count:
@@ -639,7 +640,7 @@ def _begins(recipe: Recipe, noise: Array, backend: Backend, plan: Any) -> Array:
         plan = backend.put(host.astype(np.int32), noise)
     elif backend_of("plan", plan) is not backend or "int" not in backend.dtype_name(plan.dtype):
         raise TypeError(f"plan must hold integers, the numbers of plans, got dtype {plan.dtype}")
-    check_index(backend, noise, plan)
+    check_index(backend, noise, plan, "plan")
     table = recipe if isinstance(recipe, Table) else recipe.on(noise)
     return backend.execute(table_begins, None, table, plan)
 

@@ -1,6 +1,6 @@
 """Rows of a state coming and going: splitting and joining batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,11 @@ def take(state: State, rows: Any) -> State:
     if isinstance(rows, slice | Sequence | np.ndarray) and not isinstance(rows, str | bytes):
         rows = _numbers(rows, sample.shape[0])
         rows = backend.put(rows.astype(np.int32), sample)
-    elif isinstance(rows, bool | int) or "int" not in backend.dtype_name(
-        getattr(rows, "dtype", None) or ""
-    ):
+    elif not _are_integers(backend, rows):
         raise TypeError(
             f"rows={rows!r} does not say which rows: use a slice (one row is slice(k, k + 1)),"
-            " integers, or booleans"
+            f" integers or booleans on the host, or an array of integers of {backend.name}, along"
+            " one axis"
         )
     if not isinstance(index, int) and index.shape:
         index = backend.xp.take(index, rows, axis=0)
@@ -57,10 +56,10 @@ def join(states: Sequence[State]) -> State:
         ValueError: none; other shapes, dtypes or devices; other numbers of stored arrays; indices
             that cannot stand beside each other.
     """
-    states = tuple(states)
-    if not states or not all(isinstance(state, State) for state in states):
+    found = tuple(states) if isinstance(states, Iterable) else ()
+    if not found or not all(isinstance(state, State) for state in found):
         raise TypeError(f"states must be a sequence of at least one State, got {states!r:.200}")
-    first = states[0]
+    states, first = found, found[0]
     backend = resolve(first.sample)
     for i, state in enumerate(states):
         _check_alike(backend, first, state, i)
@@ -75,12 +74,26 @@ def join(states: Sequence[State]) -> State:
     )
 
 
+def _are_integers(backend: Backend, rows: Any) -> bool:
+    """Tell whether rows is an array of integers of the framework, of one axis."""
+    try:
+        same = resolve(rows) is backend
+    except TypeError:
+        return False
+    return same and "int" in backend.dtype_name(rows.dtype) and len(rows.shape) == 1
+
+
 def _numbers(rows: Any, batch: int) -> np.ndarray:
     """Return rows as their numbers."""
     if not isinstance(rows, slice):
-        rows = np.asarray(rows) if len(rows) else np.zeros(0, int)
+        given = rows
+        try:
+            rows = np.asarray(given)
+        except ValueError:  # a ragged list
+            rows = np.zeros(())
+        rows = rows.astype(int) if rows.shape == (0,) else rows
         if rows.ndim != 1 or rows.dtype.kind not in "iub":
-            raise TypeError(f"rows={rows!r} must be integers or booleans along one axis")
+            raise TypeError(f"rows={given!r} must be integers or booleans along one axis")
     try:
         found: np.ndarray = np.arange(batch)[rows]
         return found

@@ -93,12 +93,12 @@ def check_given(
     return have
 
 
-def check_index(backend: Backend, sample: Array, index: Array) -> None:
+def check_index(backend: Backend, sample: Array, index: Array, name: str = "index") -> None:
     """Raise unless index is an array whose shape begins the sample's."""
     shape, fits = tuple(index.shape), tuple(sample.shape)
     if shape != fits[: len(shape)]:
         raise ValueError(
-            f"index has shape {shape}, which does not begin the sample's {fits}: use (), (batch,)"
+            f"{name} has shape {shape}, which does not begin the sample's {fits}: use (), (batch,)"
             " or (batch, frames)"
         )
 

@@ -34,7 +34,7 @@ def scaled(backend: Backend, x: Array, scale: float) -> Array:
         return x
     acc = backend.accumulation(x.dtype)
     if acc == x.dtype:
-        return x * scale
+        return backend.multiply(x, scale)
     return backend.astype(backend.combine([x], [scale], acc), x.dtype)
 
 

@@ -81,6 +81,20 @@ def table_start(
     return backend.astype(start, noise.dtype)
 
 
+def stepped(
+    table: Table,
+    state: State,
+    output: Array,
+    z: Sequence[Array],
+    given: Mapping[str, Array] | None,
+) -> State:
+    """Return the state after the network's output; what is only renamed is not passed through."""
+    backend, layout = resolve(state.sample), table.layout
+    new, made, index = backend.execute(table_step, None, table, state, output, z, given)
+    held = {SAMPLE: state.sample, **dict(enumerate(state.memory, start=2)), **made}
+    return State(new, tuple([held[v] for v in layout.picks]), index)
+
+
 def table_step(
     _: None,
     table: Table,
@@ -88,8 +102,8 @@ def table_step(
     output: Array,
     z: Sequence[Array],
     given: Mapping[str, Array] | None,
-) -> State:
-    """Return the state after the network's output."""
+) -> tuple[Array, dict[int, Array], Array]:
+    """Return the next sample, the values made here that are stored, and the next index."""
     backend = resolve(state.sample)
     layout, sample = table.layout, state.sample
     acc, dtype = table.numbers.dtype, sample.dtype
@@ -123,9 +137,10 @@ def table_step(
     # the column of the end repeats the sample, whatever the network says
     where = gathered(backend, table.where[:1, ...], state.index, sample)
     following = backend.xp.reshape(where, tuple(state.index.shape))
-    memory = tuple(backend.astype(values[v], dtype) for v in layout.picks)
+    made = [v for v in layout.picks if v == OUTPUT or v >= layout.first_draw]
+    stored = {v: backend.astype(values[v], dtype) for v in made}
     new = backend.astype(values[layout.following], dtype)
-    return State(new, memory, backend.astype(following, state.index.dtype))
+    return new, stored, backend.astype(following, state.index.dtype)
 
 
 def table_estimate(_: None, table: Table, state: State, output: Array) -> Estimate:

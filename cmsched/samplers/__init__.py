@@ -51,7 +51,7 @@ class Size(NamedTuple):
     over: str = "all"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sampler:
     """A registry entry: what is known of a sampler, all of it tested.
 

@@ -1,6 +1,6 @@
 """Linear multistep methods: LMS, iPNDM, DEIS, PNDM and its PLMS half."""
 
-import math
+import numpy as np
 
 from . import Keep, Raw, register
 from .formulas import bend, carry, integrals, newest, orders
@@ -103,7 +103,7 @@ def deis(x, grid, noise, *, solver_order=2, ramp_down=False):
     """The polynomial in lam through the newest eps, integrated with the exponential of the ODE."""
 
     def factors(levels, a, b):
-        exact = integrals(levels, a.lam, b.lam, lambda u: math.exp(b.lam - u))
+        exact = integrals(levels, a.lam, b.lam, lambda u: np.exp(b.lam - u))
         return [-b.sigma * w for w in exact]
 
     return (yield from linear_multistep(x, grid, solver_order, lambda p: p.lam, factors, ramp_down))

@@ -170,31 +170,28 @@ def orders(
 
 
 @cache
-def _gauss(count: int) -> tuple[tuple[float, float], ...]:
+def _gauss(count: int) -> tuple[np.ndarray, np.ndarray]:
     points, masses = np.polynomial.legendre.leggauss(count)
-    return tuple(zip(points.tolist(), masses.tolist(), strict=True))
+    return points, masses
 
 
 def integrals(
     levels: Sequence[float],
     start: float,
     end: float,
-    weight: Callable[[float], float] = lambda u: 1.0,
+    weight: Callable[[np.ndarray], Any] = lambda u: 1.0,
 ) -> list[float]:
     """Return the integral of weight(u) L_j(u) from start to end for each Lagrange polynomial L_j.
 
     By Gauss quadrature of 24 points or more: exact for Adams weights, to rounding for exponential
     ones.
     """
-    middle, half = 0.5 * (start + end), 0.5 * (end - start)
-    out = [0.0] * len(levels)
-    for point, mass in _gauss(max(24, len(levels))):
-        u = middle + half * point
-        scaled = half * mass * weight(u)
-        for j, own in enumerate(levels):
-            out[j] += scaled * math.prod(
-                (u - other) / (own - other) for k, other in enumerate(levels) if k != j
-            )
+    points, masses = _gauss(max(24, len(levels)))
+    half, nodes, own = 0.5 * (end - start), np.array(levels), np.eye(len(levels), dtype=bool)
+    u = 0.5 * (start + end) + half * points
+    gaps = np.where(own, 1.0, nodes[:, None] - nodes)
+    lagrange = np.where(own, 1.0, (u[:, None, None] - nodes) / gaps).prod(axis=2)
+    out: list[float] = (half * masses * weight(u) @ lagrange).tolist()
     return out
 
 

@@ -2,34 +2,43 @@
 
 import math
 
+import numpy as np
+
 from . import Keep, Raw, register
 from .adams import ORDERS
 from .formulas import bend, integrals, newest, orders
 
 
-def unified(x, nodes, a, b, *, solver_type="bh2", predict_x0=True):
+def unified(x, nodes, a, b, *, predict_x0=True, **options):
     """Return x at b from x at a and (lam, estimate) nodes, the first of them at a.
 
     arXiv:2302.04867, eq. 3 and 5, for x0 (or eps): the polynomial through the nodes, integrated
-    with the exponential of the ODE. With one difference only, its weight is B(h) / 2 as published.
+    with the exponential of the ODE.
     """
-    h = b.lam - a.lam
     if predict_x0:
-        sign, scale, part = -1.0, b.alpha, b.sigma / a.sigma
+        part = b.sigma / a.sigma
         whole = b.alpha - a.alpha * part
     else:
-        sign, scale, part = 1.0, -b.sigma, b.alpha / a.alpha
+        part = b.alpha / a.alpha
         whole = b.sigma - a.sigma * part
     y = part * x + whole * nodes[0][1]
-    if len(nodes) == 1:
-        return y
+    return y + bent(nodes, a, b, predict_x0=predict_x0, **options) if len(nodes) > 1 else y
+
+
+def bent(nodes, a, b, *, solver_type="bh2", predict_x0=True):
+    """Return what two nodes or more add to the step of the first one.
+
+    With one difference only, its weight is B(h) / 2 as published.
+    """
+    h = b.lam - a.lam
+    sign, scale = (-1.0, b.alpha) if predict_x0 else (1.0, -b.sigma)
     if len(nodes) == 2:
         size = h if solver_type == "bh1" else sign * math.expm1(sign * h)
         share = 1.0 if nodes[1][0] == b.lam else h / (nodes[1][0] - a.lam)
-        return y + bend(nodes, [0.5 * scale * size * share])
+        return bend(nodes, [0.5 * scale * size * share])
     levels = [level for level, _ in nodes]
-    exact = integrals(levels, a.lam, b.lam, lambda u: math.exp(sign * (b.lam - u)))
-    return y + bend(nodes, [scale * w for w in exact[1:]])
+    exact = integrals(levels, a.lam, b.lam, lambda u: np.exp(sign * (b.lam - u)))
+    return bend(nodes, [scale * w for w in exact[1:]])
 
 
 def corrects(a, b, *, solver_type="bh2", predict_x0=True):
@@ -128,17 +137,17 @@ def unipc(
     check_steps(disable_corrector)
     options = {"solver_type": solver_type, "predict_x0": predict_x0}
     done = grid.total - len(grid)
-    nodes, start, last, order = [], None, None, 0
+    nodes, last, order = [], None, 0
     for step, (a, b, most) in enumerate(orders(grid, solver_order, ramp_down), start=done):
-        predicted = x
         x, x0, eps = yield Raw(x, a)
         m = x0 if predict_x0 else (yield Keep((x - a.alpha * x0) / a.sigma))
         off = disable_corrector is True or step - 1 in disable_corrector
         if last is not None and not off and corrects(last, a, **options):
             used = [nodes[0], (a.lam, m), *nodes[1:order]]
-            x = x + (unified(start, used, last, a, **options) - predicted)
+            x = x + bent(used, last, a, **options)  # in place of what the prediction took:
+            x = x - bent(nodes[:order], last, a, **options) if order > 1 else x
         nodes = newest(solver_order, [(a.lam, m), *nodes])
-        start, last, order = x, a, min(most, len(nodes))
+        last, order = a, min(most, len(nodes))
         if predict_x0 or (a.alpha > 0 and b.sigma > 0):
             x = unified(x, nodes[:order], a, b, **options)
         else:
