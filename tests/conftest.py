@@ -144,8 +144,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 # in these modules a test of a framework says so by the fixture `xp`, or by the framework's name
 MIXED = {
-    *("test_combinations", "test_engine", "test_hostile", "test_hostile_methods", "test_plan"),
-    *("test_batches", "test_predictions", "test_schedulers", "test_stateful"),
+    *("test_combinations", "test_engine", "test_fused", "test_hostile", "test_hostile_methods"),
+    *("test_batches", "test_plan", "test_predictions", "test_schedulers", "test_stateful"),
 }
 
 
