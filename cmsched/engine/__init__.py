@@ -101,7 +101,8 @@ def init(
         index: 0, or an array of zeros, to choose the execution; by default an int, for JAX arrays,
             tables and stacks an array.
         plan: which plan of a stack each row runs: integers of shape (batch,), (batch, frames) or
-            (). On the host they are checked; an array on a device is not looked at.
+            (). Against a stack they are checked on the host; an array on a device is not looked
+            at, and a table does not know how many plans it has.
 
     Raises:
         TypeError: noise is not a floating array, or x0 is of another framework.
@@ -600,8 +601,8 @@ def _first_index(recipe: Recipe, noise: Array, backend: Backend, index: Any, pla
         return _begins(recipe, noise, backend, plan)
     if isinstance(recipe, Stack) and len(recipe.plans) > 1:
         raise ValueError(
-            f"a stack of {len(recipe.plans)} plans needs plan=, integers of shape (batch,) that say"
-            " which one each row runs"
+            f"a stack of {len(recipe.plans)} plans starts by init(stack, noise, plan=k), where"
+            " integers k of shape (batch,) say which one each row runs"
         )
     if index is None:
         if isinstance(recipe, Plan) and not backend.index_on_device:
@@ -639,7 +640,10 @@ def _begins(recipe: Recipe, noise: Array, backend: Backend, plan: Any) -> Array:
             raise ValueError(f"plan={plan!r} names a plan that is not there: use 0 to {count - 1}")
         plan = backend.put(host.astype(np.int32), noise)
     elif backend_of("plan", plan) is not backend or "int" not in backend.dtype_name(plan.dtype):
-        raise TypeError(f"plan must hold integers, the numbers of plans, got dtype {plan.dtype}")
+        raise TypeError(
+            "plan must hold the numbers of plans: integers on the host or in an array of"
+            f" {backend.name}, got {type(plan).__name__} of dtype {plan.dtype}"
+        )
     check_index(backend, noise, plan, "plan")
     table = recipe if isinstance(recipe, Table) else recipe.on(noise)
     return backend.execute(table_begins, None, table, plan)
