@@ -641,8 +641,8 @@ def _begins(recipe: Recipe, noise: Array, backend: Backend, plan: Any) -> Array:
         plan = backend.put(host.astype(np.int32), noise)
     elif backend_of("plan", plan) is not backend or "int" not in backend.dtype_name(plan.dtype):
         raise TypeError(
-            "plan must hold the numbers of plans: integers on the host or in an array of"
-            f" {backend.name}, got {type(plan).__name__} of dtype {plan.dtype}"
+            "plan must hold integers, the numbers of plans, on the host or in an array of"
+            f" {backend.name}; got {type(plan).__name__} of dtype {plan.dtype}"
         )
     check_index(backend, noise, plan, "plan")
     table = recipe if isinstance(recipe, Table) else recipe.on(noise)
