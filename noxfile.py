@@ -27,7 +27,7 @@ OLDEST = (
 
 BENCHMARKS = (
     *("step_cost", "loop_cost", "batching", "serving"),
-    *("plan_cost", "memory", "noise", "import_time"),
+    *("one_pass", "plan_cost", "memory", "noise", "import_time"),
 )
 
 # What is about numba or about all that a step may be asked for; a plain sum is rounded otherwise.
@@ -58,6 +58,14 @@ def install_peers(session: nox.Session) -> None:
     """Install what tests and benchmarks compare with into the shared environment."""
     run_shared(session, "-m", "pip", "install", "--group", "peers")
     run_shared(session, "-m", "pip", "install", "--no-deps", "k-diffusion==0.1.1.post1")
+
+
+def install_fast(session: nox.Session) -> str:
+    """Install numba beside the shared environment, whose sessions have none; return where."""
+    folder = str(Path(shared["python"]).parents[1] / "fast")
+    extras = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
+    run_shared(session, "-m", "pip", "install", "--upgrade", "--target", folder, *extras["fast"])
+    return folder
 
 
 @nox.session
@@ -136,16 +144,12 @@ def peers(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["frameworks"])
 def fast(session: nox.Session) -> None:
     """Test what numba compiles, and PyTorch and the engine with every row compiled."""
-    # Beside the shared environment, so that the other sessions have no numba whenever they run.
-    folder = str(Path(shared["python"]).parents[1] / "fast")
-    extras = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
-    run_shared(session, "-m", "pip", "install", "--upgrade", "--target", folder, *extras["fast"])
     run_shared(
         session,
         *("-m", "pytest", "-n", "2", "-k", COMPILED),
         *(f"tests/test_{name}.py" for name in ("fused", "noise", "torch", "engine")),
         *session.posargs,
-        PYTHONPATH=folder,
+        PYTHONPATH=install_fast(session),
         CMSCHED_LEAST="1",
         CMSCHED_BACKENDS="numpy,torch",
         CMSCHED_REQUIRE_BACKENDS="torch,numba",
@@ -183,5 +187,7 @@ def gpu(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Time everything, shortly: every script of benchmarks/ that measures time or memory."""
     install_peers(session)
+    folder = install_fast(session)
     for script in BENCHMARKS:
-        run_shared(session, f"benchmarks/{script}.py", *(session.posargs or ["--short"]))
+        arguments = session.posargs or ["--short"]
+        run_shared(session, f"benchmarks/{script}.py", *arguments, PYTHONPATH=folder)

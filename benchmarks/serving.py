@@ -101,6 +101,8 @@ class Batching:
 
     async def submit(self, request: Request) -> torch.Tensor:
         """Return the sample that was asked for."""
+        if request.steps not in STEPS:
+            raise ValueError(f"steps={request.steps} is not offered: use one of {STEPS}")
         answer = asyncio.get_running_loop().create_future()
         self.waiting.put_nowait(Row(request, answer, request.steps))
         return await answer
@@ -112,7 +114,8 @@ class Batching:
             while len(self.rows) + len(new) < self.most and not self.waiting.empty():
                 new.append(self.waiting.get_nowait())
             for row, sample in self.turn(new):
-                row.answer.set_result(sample)
+                if not row.answer.done():  # somebody may have given up
+                    row.answer.set_result(sample)
             await asyncio.sleep(0)  # what came during the step is heard now
 
     @torch.inference_mode()
@@ -131,9 +134,11 @@ class Batching:
         for row in self.rows:
             row.left -= 1
 
-        over = [(row, state.sample[k : k + 1]) for k, row in enumerate(self.rows) if not row.left]
-        self.state = cmsched.take(state, [row.left > 0 for row in self.rows])
-        self.rows = [row for row in self.rows if row.left]
+        last = [k for k, row in enumerate(self.rows) if not row.left]
+        over = [(self.rows[k], cmsched.take(state, [k]).sample) for k in last]
+        going = [row.left > 0 and not row.answer.done() for row in self.rows]
+        self.state = cmsched.take(state, going)
+        self.rows = [row for row, goes in zip(self.rows, going, strict=True) if goes]
         return over
 
 

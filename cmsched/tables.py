@@ -134,9 +134,9 @@ class Table:
 
     `numbers` has a column an evaluation, see `row_numbers`, and one more a plan for its end, which
     repeats the sample. `where` holds whole numbers: the next column; the row number that names the
-    draws; the column where plan k begins, in place k; the times at which each draw's interval
-    begins and ends (see `brownian`), equal where it has none. `start` holds, in the columns of a
-    plan: init scale, alpha, sigma, then the weights of the start and its draws.
+    draws; the column where plan k begins, in place k (-1: there is none); the times at which each
+    draw's interval begins and ends (see `brownian`), equal where it has none. `start` holds, in the
+    columns of a plan: init scale, alpha, sigma, then the weights of the start and its draws.
     """
 
     __slots__ = ("layout", "numbers", "start", "where")
@@ -176,6 +176,10 @@ class Stack:
         """Return the number of network evaluations of the longest plan."""
         return max(map(len, self.plans))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the plans, and none of what is on devices."""
+        return stack, (self.plans, self.capacity)
+
     def check_traced(self) -> Layout:
         """Return the layout, as a plan does."""
         return self.layout
@@ -198,7 +202,8 @@ def stack(plans: Sequence[Any], capacity: int | None = None) -> Stack:
 
     `init(stack([a, b]), noise, plan=k)` starts each row on the plan that the integers k name, of
     shape (batch,); rows may come and go at any time (`take`, `join`). A stack that begins with the
-    same plans continues the same states.
+    same plans continues the same states. Where rows draw noise, give `rng=` a list with one
+    `cmsched.Rng` per row, or noise follows the place in the batch instead of the request.
 
     Args:
         plans: plans of one layout: the same sampler, prediction and stored arrays.
@@ -224,12 +229,12 @@ def stack(plans: Sequence[Any], capacity: int | None = None) -> Stack:
     for i, plan in enumerate(plans[1:], 1):
         layout = _merged(layout, plan.layout, i)
     need = sum(len(plan) + 1 for plan in plans)
-    if capacity is not None and (not isinstance(capacity, int) or capacity < need):
+    if capacity is not None and (not isinstance(capacity, int | np.integer) or capacity < need):
         raise ValueError(
             f"capacity={capacity!r}: these plans need {need} columns, one an evaluation and one"
             " more a plan; pass an int of at least that"
         )
-    return Stack(plans, layout, capacity or need)
+    return Stack(plans, layout, int(capacity or need))
 
 
 ALIKE = {
@@ -252,7 +257,8 @@ def _merged(one: Layout, other: Layout, i: int) -> Layout:
             raise ValueError(
                 f"plans[{i}] has another layout than plans[0]: its {what} differ ({b!r}, not"
                 f" {a!r}); it stores {_stored(other)}, plans[0] {_stored(one)}. Stack plans of one"
-                " sampler and configuration, and batch others apart"
+                " sampler and configuration (those of very few steps may store less: give them"
+                " more steps), and batch others apart"
             )
     pairs = zip(one.pattern, other.pattern, strict=True)
     return dataclasses.replace(
@@ -281,7 +287,7 @@ def columns(
     start = np.zeros((4 + len(layout.start_draws), capacity))
     where = np.zeros((3 + 2 * len(layout.draws), capacity), np.int32)
     where[0] = np.arange(capacity)  # a column after the last plan leads nowhere
-    where[2, : len(plans)] = begins[:-1]
+    where[2, : len(plans)], where[2, len(plans) :] = begins[:-1], -1
     for plan, begin in zip(plans, begins.tolist(), strict=False):
         n = len(plan)
         rows = [row_numbers(layout, row) for row in plan.rows]

@@ -784,7 +784,7 @@ def test_wrong_indices(xp):
     ):
         with pytest.raises(TypeError, match="table or a stack needs an array index"):
             call()
-    with pytest.raises(TypeError, match=r"run.*plan, not its table"):
+    with pytest.raises(TypeError, match=r"run.*pass a plan, no table"):
         cmsched.run(lambda x, t: x, plan.on(x), x)
 
 

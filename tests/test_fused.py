@@ -3,6 +3,7 @@
 import ctypes
 import shutil
 import subprocess
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from itertools import pairwise
@@ -492,7 +493,7 @@ WATCHED = (
 )
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("index", ["int", "()", "(batch,)"])
 @pytest.mark.parametrize("what", WATCHED)
 def test_what_is_followed_or_unusual_falls_back(torch_way, monkeypatch, what, index):
@@ -500,6 +501,7 @@ def test_what_is_followed_or_unusual_falls_back(torch_way, monkeypatch, what, in
 
     from cmsched.backends import torch_rows
 
+    warnings.simplefilter("ignore", torch.jit.TracerWarning)
     plan = fresh("dpmpp_multistep", n=4)
     # small numbers: traces take a float for equal only to their own tolerance
     x = torch.tensor(start_of((2, 3, 2, 2)), dtype=torch.float32)

@@ -101,8 +101,7 @@ def init(
         index: 0, or an array of zeros, to choose the execution; by default an int, for JAX arrays,
             tables and stacks an array.
         plan: which plan of a stack each row runs: integers of shape (batch,), (batch, frames) or
-            (). Against a stack they are checked on the host; an array on a device is not looked
-            at, and a table does not know how many plans it has.
+            (). Integers on the host are checked, an array on a device is not looked at.
 
     Raises:
         TypeError: noise is not a floating array, or x0 is of another framework.
@@ -139,6 +138,9 @@ def init(
 def model_input(plan: Recipe, state: State) -> tuple[Array, Array]:
     """Return what the network is given: the scaled sample, and the time.
 
+    The network must not write into them: where nothing is scaled the first is the state's own
+    sample, and the time is kept by the plan.
+
     The time is an array of shape () or of the index, of the framework's default integer dtype where
     times are integral, otherwise float32 (float64 for a float64 sample).
     """
@@ -157,7 +159,7 @@ def draw(plan: Recipe, state: State, rng: Any) -> tuple[Array, ...] | None:
     """Return the unit normals this step needs, one array per draw, or None if it needs none.
 
     Args:
-        plan: the plan, or its table.
+        plan: the plan, its table, or a stack of plans.
         state: what `init` or `step` returned.
         rng: an int or `Rng` (the same noise on every framework, device and batch split), a native
             generator or key, a list with one per sample, or a callable (shape, dtype, interval).
@@ -203,7 +205,7 @@ def step(
     """Return the state after the network's output: one linear combination per stored result.
 
     Args:
-        plan: the plan, or its table.
+        plan: the plan, its table, or a stack of plans.
         state: what `init` or `step` returned; it is not changed.
         output: the network's output at `model_input(plan, state)`, like the sample (with twice its
             channels if the prediction has a variance head).
@@ -419,7 +421,7 @@ def sample(
 
     Args:
         model: `model(x, t) -> output`.
-        plan: the plan, or its table.
+        plan: the plan, its table, or a stack of plans.
         noise: see `init`.
         x0: see `init`.
         given: see `init`.
@@ -488,7 +490,7 @@ def run(
     (sample, info): the evaluations taken, and what the loop counted (accepted and rejected steps).
     """
     if not isinstance(plan, Plan):
-        raise TypeError("run executes the sampler itself: pass the plan, not its table")
+        raise TypeError("run executes the sampler itself: pass a plan, no table and no stack")
     backend = backend_of("noise", noise)
     dtype, acc = noise.dtype, backend.accumulation(noise.dtype)
     entry = samplers.get(plan.sampler)
@@ -635,7 +637,7 @@ def _begins(recipe: Recipe, noise: Array, backend: Backend, plan: Any) -> Array:
         host = np.asarray(plan)
         if host.dtype.kind not in "iu" and host.shape != (0,):  # [] is of floats to NumPy
             raise TypeError(f"plan must hold integers, the numbers of plans, got {plan!r}")
-        count = len(recipe.plans) if isinstance(recipe, Stack) else recipe.where.shape[1]
+        count = _plans_of(recipe, backend)
         if host.size and not 0 <= host.min() <= host.max() < count:
             raise ValueError(f"plan={plan!r} names a plan that is not there: use 0 to {count - 1}")
         plan = backend.put(host.astype(np.int32), noise)
@@ -647,6 +649,16 @@ def _begins(recipe: Recipe, noise: Array, backend: Backend, plan: Any) -> Array:
     check_index(backend, noise, plan, "plan")
     table = recipe if isinstance(recipe, Table) else recipe.on(noise)
     return backend.execute(table_begins, None, table, plan)
+
+
+def _plans_of(recipe: Stack | Table, backend: Backend) -> int:
+    """Return how many plans there are; for a table this looks at the device, if it can."""
+    if isinstance(recipe, Stack):
+        return len(recipe.plans)
+    begins = recipe.where[2, ...]
+    if backend.traced(begins):
+        return int(begins.shape[0])
+    return int(backend.xp.sum(backend.astype(begins >= 0, begins.dtype)))
 
 
 def _start_noise(layout: Layout, noise: Array, rng: Any, backend: Backend) -> tuple[Array, ...]:

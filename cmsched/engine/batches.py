@@ -14,6 +14,9 @@ Array = Any
 def take(state: State, rows: Any) -> State:
     """Return the state of some rows of the batch, in the order given.
 
+    Where the loop draws noise, give `step` a list with one `cmsched.Rng` per row, and take from it
+    as well: otherwise a row's noise follows its place in the batch.
+
     Args:
         state: what `init` or `step` returned; it is not changed.
         rows: a slice, integers (negative ones count from the end), or booleans, one a row; on the
@@ -33,8 +36,8 @@ def take(state: State, rows: Any) -> State:
     elif not _are_integers(backend, rows):
         raise TypeError(
             f"rows={rows!r} does not say which rows: use a slice (one row is slice(k, k + 1)),"
-            f" integers or booleans on the host, or an array of integers of {backend.name}, along"
-            " one axis"
+            " integers or booleans on the host, or an int32 or int64 array of"
+            f" {backend.name}, along one axis"
         )
     if not isinstance(index, int) and index.shape:
         index = backend.xp.take(index, rows, axis=0)
@@ -80,7 +83,7 @@ def _are_integers(backend: Backend, rows: Any) -> bool:
         same = resolve(rows) is backend
     except TypeError:
         return False
-    return same and "int" in backend.dtype_name(rows.dtype) and len(rows.shape) == 1
+    return same and backend.dtype_name(rows.dtype) in ("int32", "int64") and len(rows.shape) == 1
 
 
 def _numbers(rows: Any, batch: int) -> np.ndarray:
