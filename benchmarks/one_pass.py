@@ -92,8 +92,9 @@ def main() -> None:
             us = {name: 1e6 * value.median for name, value in times.items()}
             floor = 2.5 * us["copy"]
             records.append({"size": size, "us": us, "floor": floor, "off": off})
-            rows.append([f"{size:,}", floor, *(us[name] / floor for name in ways if name != "copy")])
-    titles = ["elements", "floor, us", *(name for name in ways if name != "copy")]
+            names = [name for name in ways if name != "copy"]
+            rows.append([f"{size:,}", floor, *(us[name] / floor for name in names)])
+    titles = ["elements", "floor, us", *names]
     about = header("torch", "numpy", "numba", threads=given.threads)
     report("one_pass", about, table(rows, titles), {"records": records}, given.keep)
 

@@ -1,12 +1,13 @@
 """Portable noise: the words, the normals, what they depend on; native generators; hostile input."""
 
 import ctypes
+import functools
 import pickle
 import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -876,6 +877,7 @@ class TestTorch:
     def test_operator_is_well_formed(self):
         import torch
 
+        backends.named("torch")  # registers it
         arguments = ([0, 6], None, 1, False, [2, 3], torch.float32, torch.device("cpu"), 0)
         for row in ((1, None), (0, torch.tensor(1))):
             torch.library.opcheck(
@@ -941,26 +943,96 @@ class TestTorch:
         expected = backends.named("numpy").folded(stream, 2, (2, rows.numpy()))
         np.testing.assert_array_equal(key.numpy().view(np.uint32), expected)
 
-    def test_without_a_compiler(self, monkeypatch):
-        """The same operations one by one; and the CPU asks no second time."""
+    @pytest.mark.slow
+    def test_without_a_compiler(self, tmp_path):
+        """The same operations one by one, said once; and the CPU asks no second time."""
+        code = (
+            "import os, sys, warnings\n"
+            "os.environ.update(CXX='no-such-compiler', TORCHINDUCTOR_CACHE_DIR=sys.argv[1])\n"
+            "import numpy as np, torch\n"
+            "from cmsched.backends import torch_noise\n"
+            "from cmsched.noise import standard_normal\n"
+            "torch_noise.fused.numba = lambda: None\n"
+            "def fn(x):\n    return standard_normal(6, x.shape, x.dtype, x, row=3)\n"
+            "compiled = torch.compile(fn, fullgraph=True, backend='eager')\n"
+            "x = torch.zeros(2, torch_noise.element.LEAST)\n"
+            "assert torch_noise.worthwhile(x.shape[1])\n"
+            "warnings.simplefilter('always')\n"
+            "with warnings.catch_warnings(record=True) as said:\n"
+            "    a, b = compiled(x), compiled(x)\n"
+            "assert not torch_noise.worthwhile(x.shape[1])\n"
+            "for z in (a, b):\n"
+            "    np.testing.assert_allclose(z, fn(x), rtol=0, atol=4e-6)\n"
+            "print(*[w.message for w in said if 'noise' in str(w.message)], sep='\\n')\n"
+        )
+        command = [sys.executable, "-c", code, tmp_path]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert said.count("\n") == 1
+        for part in ("'cpu' is drawn several times slower", "install a C++ compiler", "no-such-"):
+            assert part in said
+
+    def test_other_errors_are_not_about_the_compiler(self, monkeypatch):
+        """A failed launch is raised, and the next draw is compiled again."""
         import torch
 
         from cmsched.backends import torch_noise
 
-        def absent(fn):
-            raise torch._dynamo.exc.BackendCompilerFailed(fn, RuntimeError("no g++"), None)
+        def failing(*variant):
+            def launch(*arguments):
+                raise RuntimeError("CUDA error: unspecified launch failure")
 
-        monkeypatch.setattr(torch_noise, "_compiler", absent)
+            return launch
+
+        monkeypatch.setattr(torch_noise, "_compiler", failing)
         monkeypatch.setattr(torch_noise, "_uncompiled", set())
-        monkeypatch.setattr(torch_noise.fused, "numba", lambda: None)
-        shape = (2, torch_noise.element.LEAST)
-        compiled = torch.compile(self.normal, fullgraph=True, backend="eager")
-        assert torch_noise.worthwhile(shape[1])
-        for _ in range(2):
-            z = compiled(torch.zeros(shape), 3)
-            np.testing.assert_allclose(z, host(6, shape, row=3), rtol=0, atol=4e-6)
-            assert torch_noise._uncompiled == {"cpu"}
-        assert not torch_noise.worthwhile(shape[1])
+        with pytest.raises(RuntimeError, match="launch failure"):
+            torch_noise.draw(torch.zeros(2, 1, 1, dtype=torch.int32), 8, torch.float32, False)
+        assert not torch_noise._uncompiled
+
+    def test_variants_beyond_the_compilers_limit(self, monkeypatch):
+        """Each is compiled on its own; what is too many for one is drawn all the same."""
+        import torch
+        from torch._dynamo.utils import counters
+
+        from cmsched.backends import torch_noise
+
+        def same(rows, size, name="float32", uniform=False):
+            stream = threefry.Stream((6,), None, STEP, uniform)
+            given = (rows, size), getattr(torch, name), torch.device("cpu"), (0, 3)
+            z = backends.named("torch").eager_normals(stream, *given, compiled=True)
+            expected = host(6, (rows, size), row=3, uniform=uniform)
+            np.testing.assert_allclose(z, expected, rtol=0, atol=TOLERANCE[name])
+            return counters["stats"]["unique_graphs"]
+
+        torch.compiler.reset()
+        counters.clear()
+        # Traced only: generating the code takes seconds, and is not in question here.
+        quick = functools.partial(torch.compile, backend="eager")
+        monkeypatch.setattr(
+            torch, "compile", lambda fn, fullgraph, options: quick(fn, fullgraph=True)
+        )
+        fresh = functools.cache(torch_noise._compiler.__wrapped__)
+        monkeypatch.setattr(torch_noise, "_compiler", fresh)
+        monkeypatch.setattr(torch_noise, "_uncompiled", set())
+        monkeypatch.setattr(torch_noise, "worthwhile", lambda size: True)
+        variants = list(product((1, 3), (40, 70), ("float32", "float64"), (False, True)))
+        with torch._dynamo.config.patch(cache_size_limit=1):
+            found = [same(*variant) for variant in variants]
+            assert found[-1] == 8  # not one each for the two sizes
+            with torch.autocast("cpu", torch.bfloat16):
+                assert same(1, 40) == 8
+            assert same(1, 50) == 8
+        assert not torch_noise._uncompiled
+        with torch.autocast("cpu", torch.bfloat16):
+            assert same(1, 40) == 9
+
+    def test_operator_stays_out_of_cuda_graphs(self):
+        import torch
+
+        if not hasattr(torch.Tag, "cudagraph_unsafe"):
+            pytest.skip("this PyTorch has no such tag")
+        backends.named("torch")
+        assert torch.Tag.cudagraph_unsafe in torch.ops.cmsched.normals.default.tags
 
     def test_elements_beyond_32_bits(self):
         import torch

@@ -279,7 +279,11 @@ def _empty_normals(
     return torch.empty(shape, dtype=dtype, device=device)
 
 
-_normals = torch.library.custom_op("cmsched::normals", _eager_normals, mutates_args=())
+# Not part of a CUDA graph, in whose memory the keys that are kept would be: where PyTorch can tell.
+_tags: dict[str, Any] = {}
+if hasattr(torch.Tag, "cudagraph_unsafe"):
+    _tags["tags"] = (torch.Tag.cudagraph_unsafe,)
+_normals = torch.library.custom_op("cmsched::normals", _eager_normals, mutates_args=(), **_tags)
 _normals.register_fake(_empty_normals)
 
 BACKEND = TorchBackend("array_api_compat.torch")

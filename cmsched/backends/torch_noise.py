@@ -4,8 +4,10 @@ On a GPU the same operation by operation is more than a hundred launches a draw.
 """
 
 import math
+import types
+import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import array_api_compat.torch
@@ -20,8 +22,9 @@ MOST = 1 << 30  # elements of a row at once: counted in 32 bits
 @lru_cache(maxsize=64)
 def keys(stream: threefry.Stream, batch: int, device: torch.device) -> Any:
     """Give the keys of a batch, high and low words (batch,)."""
+    words = threefry.keys(stream, batch).view(np.int32).copy()
     with torch.inference_mode(False):
-        return tuple(torch.tensor(threefry.keys(stream, batch).view(np.int32), device=device))
+        return tuple(torch.from_numpy(words).to(device, non_blocking=True))
 
 
 def worthwhile(size: int) -> bool:
@@ -53,7 +56,7 @@ def _places(first: tuple[int, ...], start: int, device: torch.device) -> torch.T
     """Give the counter words (2, rows, 1) of elements first[row] + start."""
     numbers = np.array(first, np.int64)[:, None] + start
     words = np.stack([numbers >> 32, numbers & threefry.LOW]).astype(np.uint32)
-    return torch.tensor(words.view(np.int32), device=device)
+    return torch.from_numpy(words.view(np.int32)).to(device, non_blocking=True)
 
 
 def _fill(out: torch.Tensor, given: torch.Tensor, uniform: bool) -> None:
@@ -91,27 +94,53 @@ def _compiled(
     given: torch.Tensor,
     *options: bool,
 ) -> None:
-    """Call `fn`, which writes to `out`, compiled where it can be, once for all sizes of `axes`.
+    """Call `fn`, which writes to `out`, compiled where it can be, once for all sizes of `axes`."""
+    kind = out.device.type
+    if kind not in _uncompiled:
+        several = tuple(axis for axis in axes if out.shape[axis] > 1)
+        for x, along in ((out, several), (given, (1,) if given.shape[1] > 1 else ())):
+            for axis in along:
+                torch._dynamo.mark_dynamic(x, axis)
+        try:
+            _compiler(fn, several, out.dtype, out.device, options)(out, given, *options)
+            return
+        except torch._dynamo.exc.TorchDynamoException as error:
+            _uncompiled.add(kind)
+            _warn(kind, error)
+        except _limits():  # in too many modes, of threads or autocast: this one goes without
+            pass
+    fn(out, given, *options)
+
+
+@cache
+def _compiler(fn: Callable[..., None], *variant: Any) -> Any:
+    """Give `fn` to be compiled for one variant of its arguments.
 
     By default the compiler would write the rounds out as one expression, whose size doubles with
     each; from this threshold on it has intermediate values, and makes one loop of them afterwards.
     """
-    kind = out.device.type
-    if kind not in _uncompiled:
-        for x, along in ((out, axes), (given, (1,))):
-            for axis in along:
-                if x.shape[axis] > 1:
-                    torch._dynamo.mark_dynamic(x, axis)
-        try:
-            _compiler(fn)(out, given, *options)
-            return
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:  # no compiler, such as g++ or Triton: the same, operation by operation
-            _uncompiled.add(kind)
-    fn(out, given, *options)
+    # A code object of its own: the compiler takes only so many variants of one.
+    own = types.FunctionType(fn.__code__.replace(), fn.__globals__)
+    try:
+        return torch.compile(own, fullgraph=True, options={"realize_opcount_threshold": 8})
+    except RuntimeError as error:  # not on this system, or for this version of Python
+        raise torch._dynamo.exc.TorchDynamoException(str(error)) from error
 
 
-@lru_cache
-def _compiler(fn: Callable[..., None]) -> Any:
-    return torch.compile(fn, fullgraph=True, options={"realize_opcount_threshold": 8})
+def _limits() -> tuple[type[Exception], ...]:
+    """Give what is raised where code has been compiled too often, by its names over the years."""
+    names = "FailOnRecompileLimitHit", "FailOnCacheLimitHit"
+    return tuple(getattr(torch._dynamo.exc, n) for n in names if hasattr(torch._dynamo.exc, n))
+
+
+def _warn(kind: str, error: Exception) -> None:
+    cause = getattr(error, "inner_exception", error)
+    cost, remedy = "operation by operation, over a hundred a draw", "Triton and a C compiler"
+    if kind == "cpu":
+        cost, remedy = "several times slower", "a C++ compiler such as g++, or numba"
+    first = next(iter(str(cause).splitlines()), "")
+    warnings.warn(
+        f"portable noise on {kind!r} is drawn {cost}, as torch.compile failed: install {remedy} "
+        f"({type(cause).__name__}: {first})",
+        stacklevel=2,
+    )
