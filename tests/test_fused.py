@@ -31,6 +31,10 @@ def use(monkeypatch, way, least=1):
     """Take rows of `least` elements on in one pass, this way; return a list of what is taken."""
     for name, value in [("LEAST", least), ("LEAST_BLOCKS", least), ("BLOCK", BLOCK)]:
         monkeypatch.setattr(fused, name, value)
+    if find_spec("torch"):
+        from cmsched.backends import torch_rows
+
+        monkeypatch.setattr(torch_rows, "THREADS", 1 << 20)  # however many this machine has
     if way != "numba":
         monkeypatch.setattr(fused, "numba", lambda: "wired" if way == "wired" else None)
         monkeypatch.setattr(fused, "compiled", fused.blocks)

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-# From how many elements on a call saves more than it costs, see benchmarks/README.md.
+# Elements, as measured by benchmarks/one_pass.py. numba's loop is as fast as the memory from 2^14
+# on, but to be compiled it takes as long as some thousand steps of LEAST save; blocks are no slower
+# than the operations one by one from LEAST_BLOCKS on.
 LEAST = 1 << 18
-LEAST_BLOCKS, BLOCK = 1 << 20, 1 << 16
+LEAST_BLOCKS, BLOCK = 1 << 21, 1 << 16
 
 Statements = tuple[tuple[int, tuple[int, ...]], ...]
 

@@ -16,6 +16,10 @@ transform = getattr(torch._C._functorch, "peek_interpreter_stack", lambda: True)
 modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 
 ALL = (slice(None),)
+# Threads of PyTorch up to which numba's loop, which has one, is the faster: at two it still is, see
+# benchmarks/one_pass.py; more were not measured.
+THREADS = 2
+
 NATIVE = {torch.float32, torch.float64, torch.int32, torch.int64, torch.bool}
 
 
@@ -94,8 +98,10 @@ def watched() -> bool:
 
 
 def on_host(values: Sequence[Any]) -> bool:
-    """Tell whether NumPy may see what these tensors hold, and autograd and modes need not."""
-    return not watched() and all(
+    """Tell whether NumPy may see what these tensors hold, and gains by it; nobody else watching."""
+    if torch.get_num_threads() > THREADS or watched():
+        return False
+    return all(
         v is None
         or (
             type(v) is torch.Tensor
