@@ -73,13 +73,12 @@ class CupyBackend(Backend):
 
     def kernel(self, layout: Any, row: Any, weights: Sequence[float], dtype: DType) -> Any:
         """Take a row in one kernel, with its numbers as scalars."""
-        wanted, read = layout.wanted, fused.inputs(layout.statements)
+        wanted = tuple([n for n in layout.wanted if n in (*row.picks, layout.following)])
+        read = fused.read_by(layout.statements, weights)
         name = np.dtype(dtype).name
 
         def kernel(values: list[Array]) -> Any:
             arrays = [values[n] for n in read]
-            if any(x is None for x in arrays):  # a draw that this row has not
-                return None
             made = _kernel(layout.statements, wanted, _types(arrays), name)(*arrays, *weights)
             new = dict(zip(wanted, made if len(wanted) > 1 else [made], strict=True))
             return new[layout.following], tuple([new.get(v, values[v]) for v in row.picks])

@@ -39,6 +39,13 @@ def inputs(statements: Statements) -> tuple[int, ...]:
     return tuple(sorted({s for _, sources in statements for s in sources} - made))
 
 
+def read_by(statements: Statements, weights: Sequence[Any]) -> list[int]:
+    """Give the inputs, the sample in place of those whose weights are 0: they are not read."""
+    sources = [source for _, own in statements for source in own]
+    used = {n for n, weight in zip(sources, weights, strict=True) if weight}
+    return [n if n in used else 0 for n in inputs(statements)]
+
+
 def suits(values: Sequence[Any], statements: Statements, dtype: Any, rows: int = 1) -> bool:
     """Tell whether `evaluate` can take these values, and is worth it."""
     x = values[0]
@@ -62,7 +69,8 @@ def evaluate(
     """
     x, rows = values[0], weights.shape[1]
     results = {n: np.empty(x.shape, x.dtype) for n in wanted}
-    read = [values[n].reshape(rows, -1) for n in inputs(statements)]
+    looked_at = [bool(np.any(own)) for own in weights]
+    read = [values[n].reshape(rows, -1) for n in read_by(statements, looked_at)]
     for array in read:  # as numba knows a type of array for what may be written, and another
         array.flags.writeable = False
     run = compiled if numba() is not None else blocks

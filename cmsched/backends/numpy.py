@@ -95,11 +95,12 @@ class NumpyBackend(Backend):
     def kernel(self, layout: Any, row: Any, weights: Sequence[float], dtype: DType) -> Any:
         """Take a row of large arrays in one pass."""
         column = np.array(weights, dtype)[:, None]
+        wanted = tuple([n for n in layout.wanted if n in (*row.picks, layout.following)])
 
         def kernel(values: list[Array]) -> Any:
             if not fused.suits(values, layout.statements, column.dtype):
                 return None
-            made = fused.evaluate(layout.statements, layout.wanted, values, column)
+            made = fused.evaluate(layout.statements, wanted, values, column)
             return made[layout.following], tuple([made.get(v, values[v]) for v in row.picks])
 
         return kernel
