@@ -428,8 +428,8 @@ MUTANTS = [
     Mutant(
         "where a plan begins",
         "tables.py",
-        "where[2, : len(plans)] = begins[:-1]",
-        "where[2, : len(plans)] = begins[1:]",
+        "= begins[:-1], -1",
+        "= begins[1:], -1",
         "test_batches::test_where_plans_begin_and_end",
     ),
     Mutant(
@@ -639,9 +639,9 @@ MUTANTS = [
     ),
     Mutant(
         "path of a row",
-        "plan.py",
-        "value - layout.first_draw, :, i",
-        "0, :, 0",
+        "tables.py",
+        "where[k : k + 2, begin + i]",
+        "where[3:5, begin]",
         "test_noise::test_every_execution_follows_the_path",
     ),
     # a step as a distribution
