@@ -72,8 +72,6 @@ def test_rows_without_a_name(cls):
 @pytest.mark.parametrize("name", A1111)
 def test_every_name_runs(name, suffix):
     """Every name, in every placement, takes a Gaussian to its data."""
-    if suffix == "Beta":
-        pytest.importorskip("scipy")
     scheduler = cmsched.from_a1111(f"{name} {suffix}".strip())
     plan = scheduler.plan(30 if name == "LCM" else 90)
     sampler = A1111[name][2]
