@@ -58,6 +58,8 @@ PARTS = {
     "demo": ("sklearn", "matplotlib"),
     "peers": ("torch", "diffusers", "k_diffusion"),
     "numba": ("numba",),
+    "interop": ("torch", "diffusers", "k_diffusion", "jax", "flax", "onnxruntime", "ndonnx"),
+    **{name: (name,) for name in ("paddle", "mlx", "dask")},
 }
 
 
@@ -112,7 +114,10 @@ def missing(name: str) -> str:
     return ""
 
 
-collect_ignore = ["parity"] if missing("peers") else []  # its modules import the peers
+# their modules import what is compared with
+collect_ignore = [
+    folder for folder, part in {"parity": "peers", "interop": "interop"}.items() if missing(part)
+]
 
 
 def names_in(variable: str, known: list[str]) -> list[str]:
@@ -150,8 +155,10 @@ MIXED = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs no framework: it is run once, with NumPy."""
+    """Mark what needs no framework: it is run once, with NumPy; and what needs other libraries."""
     for item in items:
+        if item.path.parent.name == "interop":
+            item.add_marker("interop")
         if isinstance(item, pytest.Function) and item.module.__name__ in MIXED:
             source = inspect.getsource(item.function)
             named = any(name in source for name in ("torch", "jax", "cupy"))

@@ -38,7 +38,7 @@ PARTS = [
 ]
 ARRAYS = {
     *("backends", "tables", "plan", "noise", "engine"),
-    *("discrete", "guidance", "conversion", "schedulers"),
+    *("discrete", "guidance", "conversion", "schedulers", "interop"),
 }
 OUTSIDE = {"numpy", "array_api_compat"}
 FRAMEWORKS = ["torch", "jax", "cupy", "scipy", "huggingface_hub", "diffusers", "matplotlib"]

@@ -100,6 +100,11 @@ class TimesMixin:
         given = self._timesteps
         return (self._framework() if given is None else resolve(given)).at(host, None)
 
+    def _source(self, backend: Backend, device: Any) -> tuple[Any, int | None]:
+        """Return where a run's noise comes from if none is given, and the seed if it is new."""
+        seed = int.from_bytes(os.urandom(8)) >> 1
+        return backend.fresh(seed, device), seed
+
     def __bool__(self) -> bool:
         return True
 
@@ -166,11 +171,6 @@ class PlannedMixin(TimesMixin, PlanMixin):
                 " the loop"
             )
         return self._plan
-
-    def _source(self, backend: Backend, device: Any) -> tuple[Any, int | None]:
-        """Return where a run's noise comes from if none is given, and the seed if it is new."""
-        seed = int.from_bytes(os.urandom(8)) >> 1
-        return backend.fresh(seed, device), seed
 
 
 class LevelsMixin(PlannedMixin):
@@ -388,6 +388,10 @@ class SchedulerMixin(LevelsMixin):
             # an integer beside fractional times is more likely the number of an entry
             counts = isinstance(timestep, int | np.integer) and not plan.grid.integral
             entry = 0 if counts or timestep is None else self.index_for_timestep(timestep)
+        return self._from(plan, entry)
+
+    def _from(self, plan: Plan, entry: int) -> Run:
+        """Return a new run that begins at an entry of `timesteps`."""
         skipped = self._step_at(plan, entry)
         rest = plan.skip(skipped) if skipped else plan
         return Run(rest, rest, {}, entry, entry)
@@ -475,9 +479,10 @@ class SchedulerMixin(LevelsMixin):
         if not row.draws:
             generator = noise = None
         elif generator is None and noise is None:
-            if fresh is None:
-                fresh, seed = self._source(backend, backend.device(sample))
             generator = fresh
+            if generator is None:
+                generator, seed = self._source(backend, backend.device(sample))
+                fresh = None if seed is None else generator
         if layout.draws and generator is None and index is not i:
             # a table draws in every row, with weight 0 where the loop does not
             noise = (backend.zeros_like(sample) if noise is None else noise,) * len(layout.draws)
@@ -530,7 +535,9 @@ class SchedulerMixin(LevelsMixin):
         for name, value in options.items():
             if name not in known:
                 raise TypeError(f"step() has no option {name!r}{nearest(name, known)}")
-            check_option(name, value, known[name])
+            if value is None:  # as some pipelines write it
+                options = {**options, name: known[name]}
+            check_option(name, options[name], known[name])
         names = {name: self.renamed.get(name, name) for name in options}
         changed = {
             names[k]: v for k, v in options.items() if base.options.get(names[k], known[k]) != v

@@ -264,13 +264,17 @@ class SolverScheduler(BetaScheduler):
         """The converted outputs that the next step may need, the newest last; None for others."""
         outputs = [None] * self._options.solver_order
         if (run := self._run) is not None:
-            place = ("d", 0) if self._data(self._options) else self.kept
             slots = zip(run.plan.check_traced().slots, run.memory, strict=False)
             held = self._held(run)
             for (*kind, age), array in slots:
-                if (*kind,) == place and age in held:
+                if (*kind,) == self._place and age in held:
                     outputs[-age] = array
         return outputs
+
+    @property
+    def _place(self) -> tuple[str, int]:
+        """Kind and rank of the slots that hold the converted outputs."""
+        return ("d", 0) if self._data(self._options) else self.kept
 
     def convert_model_output(self, model_output: Any, *, sample: Any) -> Any:
         """Return what the solver integrates: the estimate of x0, or that of eps."""

@@ -1,6 +1,5 @@
 """The stateful habit over tokens: VQ-Diffusion."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -176,15 +175,16 @@ class VQDiffusionScheduler(TimesMixin, ConfigMixin):
             ValueError, TypeError: see `discrete.step`; the scheduler is unchanged then.
         """
         index = self._entry(timestep)
-        seed, fresh = self.last_seed, self._fresh
+        seed, fresh = None, self._fresh
         if generator is None:
             backend = resolve(sample)
             if fresh[0] is not backend:
-                seed = int.from_bytes(os.urandom(8)) >> 1
-                fresh = backend, backend.fresh(seed, backend.device(sample))
+                generator, seed = self._source(backend, backend.device(sample))
+                fresh = backend, generator
             generator = fresh[1]
         drawn = discrete.step(self._whole, index, sample, model_output, rng=generator)
-        self.last_seed, self._fresh = seed, fresh
+        if seed is not None:
+            self.last_seed, self._fresh = seed, fresh
         return self.output_class(drawn) if return_dict else (drawn,)
 
     def q_posterior(self, log_p_x_0: Array, x_t: Array, t: Any) -> Array:
