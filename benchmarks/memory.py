@@ -37,7 +37,9 @@ MOST = {  # steps that a network trained for few levels can take
     "LCMScheduler": 50,
     "TCDScheduler": 50,
 }
-APART = {"KarrasVeScheduler", "ScoreSdeVpScheduler"}  # diffusers' are no loops over timesteps
+APART = {  # diffusers' are no plain loops over timesteps
+    *("CogVideoXDPMScheduler", "KarrasVeScheduler", "ScoreSdeVpScheduler"),
+}
 LEFT_OUT = {
     "RePaintScheduler": "needs an image and a mask",
     "ScoreSdeVeScheduler": "has no table, its step size depends on the data",

@@ -46,6 +46,7 @@ from timing import (
 SHAPES = ((1, 4, 64, 64), (4, 16, 128, 128), (1, 16, 21, 96, 160))
 RACE_SECONDS = 120.0  # where a peer takes longer, rounds are fewer, at least those of --short
 APART = {  # schedulers that diffusers has and whose step is not one of a loop over timesteps
+    "CogVideoXDPMScheduler": "its caller keeps the last estimate and hands it to the step",
     "KarrasVeScheduler": "its caller adds the noise and corrects, the step is one part of three",
     "RePaintScheduler": "goes back and forth through time, and needs an image and a mask",
     "ScoreSdeVeScheduler": "has step_pred and step_correct, and its step size depends on the data",

@@ -39,6 +39,8 @@ WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # where 
 # Short names are made from those of the classes; these are better known by another.
 SHORT_NAMES = {
     "CMStochasticIterativeScheduler": "cm",
+    "CogVideoXDDIMScheduler": "cogvideox_ddim",
+    "CogVideoXDPMScheduler": "cogvideox_dpm",
     "DEISMultistepScheduler": "deis",
     "DPMSolverMultistepInverseScheduler": "dpmpp_2m_inverse",
     "DPMSolverMultistepScheduler": "dpmpp_2m",

@@ -230,6 +230,8 @@ class Betas(Schedule):
             (arXiv:2305.08891, algorithm 1).
         terminal: alpha_bar at the last step in that case (0, or a tiny number in the VE frame,
             where 0 is infinity).
+        snr_shift_scale: the signal-to-noise ratios alpha_bar / (1 - alpha_bar) are divided by this,
+            before they are rescaled (the shifted schedule of arXiv:2301.11093).
     """
 
     num_train_timesteps: int = 1000
@@ -239,6 +241,7 @@ class Betas(Schedule):
     trained_betas: tuple[float, ...] | None = None
     rescale_betas_zero_snr: bool = False
     terminal: float = 0.0
+    snr_shift_scale: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -252,6 +255,8 @@ class Betas(Schedule):
             )
         if self.rescale_betas_zero_snr and self.num_train_timesteps < 2:
             raise ValueError("rescale_betas_zero_snr needs at least two training steps")
+        if nonnegative("snr_shift_scale", self.snr_shift_scale) == 0.0:
+            raise ValueError("snr_shift_scale must be positive; 1 shifts nothing")
 
     @property
     def span(self) -> tuple[float, float]:
@@ -267,6 +272,8 @@ class Betas(Schedule):
         else:
             table = np.asarray(check_betas(self.trained_betas))
         log_bar = np.cumsum(np.log1p(-table))
+        if self.snr_shift_scale != 1.0:
+            log_bar = -np.log1p(self.snr_shift_scale * np.expm1(-log_bar))
         if self.rescale_betas_zero_snr:
             log_bar = rescale_zero_terminal_snr(log_bar)
             log_bar[-1] = math.log(self.terminal) if self.terminal else -math.inf
@@ -451,22 +458,23 @@ class Logarithmic(Schedule):
 
 @dataclass(frozen=True)
 class Identity(Schedule):
-    """Any level, t = ratio: networks that are told the noise level itself (arXiv:2206.00364)."""
+    """Any level, t = factor * ratio: networks are told the noise level itself (arXiv:2206.00364)."""
 
     frame: str = "ve"
+    factor: float = 1.0
 
     @property
     def span(self) -> tuple[float, float]:
         """EDM's noise levels, sigma = 80 and 0.002."""
-        return 80.0, 0.002
+        return self.time_at(80.0), self.time_at(0.002)
 
     def ratio_at(self, t: float) -> float:
         """Return the ratio at t."""
-        return t
+        return t / self.factor
 
     def time_at(self, ratio: float) -> float:
         """Return t at this ratio."""
-        return ratio
+        return self.factor * ratio
 
 
 @dataclass(frozen=True)

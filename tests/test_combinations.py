@@ -53,6 +53,7 @@ RIGHT = {
     "shift_terminal": (None, 0.02, 0.1),
     "time_shift_type": ("exponential", "linear"),
     "sde_eta": (0.0, 0.7),
+    "snr_shift_scale": (3.0, 1.0, 0.5),
     "schedule": ("scaled_linear", "flow", "vp_sde", "ve_sde", "cosine", "trigflow"),
     "schedule_options": (None, {}),
     "spacing": ("trailing", "linspace", "leading", "karras", "exponential", "simple", "ays_sdxl"),

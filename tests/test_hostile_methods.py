@@ -138,6 +138,16 @@ METHODS = [
     ),
     ("RePaintScheduler", {}, None, "undo_step", {"sample": X, "timestep": 750, "generator": 7}),
     (
+        "CogVideoXDPMScheduler",
+        {},
+        None,
+        "step",
+        {
+            **{**DOWN, "timestep": 500, "timestep_back": 750, "generator": 7},
+            **{"old_pred_original_sample": 0.5 * X, "eta": 0.0, "use_clipped_model_output": False},
+        },
+    ),
+    (
         "VQDiffusionScheduler",
         {"num_vec_classes": 3},
         None,

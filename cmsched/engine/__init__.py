@@ -17,7 +17,7 @@ from .. import samplers
 from .._messages import choose
 from ..backends import Backend, resolve
 from ..plan import Plan
-from ..samplers import Keep, Raw, Size
+from ..samplers import Keep, Raw, Report, Size
 from ..schedules import Point
 from ..spacings import Walk
 from ..tables import Layout, Row, Stack, Table
@@ -482,12 +482,14 @@ def run(
     callback: Callable[[int, State, Array], None] | None = None,
     progress: bool = False,
     return_info: bool = False,
+    report: Callable[[Report], None] | None = None,
 ) -> Any:
     """Return the sample, running the sampler's own loop on arrays; arguments as in `sample`.
 
     The reference path, and the only one for samplers whose control flow depends on data. The loop's
     arrays have the accumulation dtype, the network's the sample's. With return_info the result is
     (sample, info): the evaluations taken, and what the loop counted (accepted and rejected steps).
+    `report` is called with what an adaptive loop says of each step it tried.
     """
     if not isinstance(plan, Plan):
         raise TypeError("run executes the sampler itself: pass a plan, no table and no stack")
@@ -547,6 +549,11 @@ def run(
             continue
         if isinstance(asked, Size):
             reply = size_of(backend, *asked)
+            continue
+        if isinstance(asked, Report):
+            if report is not None:
+                report(asked._replace(x=backend.astype(asked.x, dtype)))
+            reply = None
             continue
         x, at = asked
         evaluation, rank = evaluation + 1, -1

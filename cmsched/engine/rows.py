@@ -89,14 +89,15 @@ def project(backend: Backend, prediction: Any, x0: Array) -> Array:
     if prediction.threshold is not None and 0 not in shape:
         xp = backend.xp
         ratio, largest = prediction.threshold
-        flat = xp.reshape(xp.abs(x0), (shape[0] if shape else 1, math.prod(shape[1:])))
+        count = math.prod(shape[1:])
+        flat = xp.reshape(xp.abs(x0), (-1, count))  # the batch may be of unknown length
         flat = xp.sort(flat, axis=1)
-        place = ratio * (flat.shape[1] - 1)
+        place = ratio * (count - 1)
         low = math.floor(place)
-        high = min(low + 1, flat.shape[1] - 1)
+        high = min(low + 1, count - 1)
         level = flat[:, low] * (1 - (place - low)) + flat[:, high] * (place - low)
         level = xp.reshape(
-            xp.clip(level, 1.0, max(largest, 1.0)), shape[:1] + (1,) * (len(shape) - 1)
+            xp.clip(level, 1.0, max(largest, 1.0)), (-1, *(1,) * (len(shape) - 1))[: len(shape)]
         )
         if largest < 1.0:
             level = xp.full_like(level, largest)

@@ -7,6 +7,7 @@ evaluated and gets back the array that stands there and the network's clean-samp
     x, x0, eps = yield Raw(x, a)        the noise estimate as well, before x0 was clipped
     x          = yield Keep(x)          store this as one array (a hint: it changes no result)
     size       = yield Size(x)          its root mean square (only in loops with traced=False)
+    yield Report(...)                   what was tried, for who watches (only in such loops)
     z          = noise(a, b)            Brownian increment from a to b, as a unit normal
     z          = noise()                an independent unit normal
 
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 from .._messages import check_count, choose, nearest, nonnegative
 from ..schedules import Point
 
-__all__ = ["REGISTRY", "Keep", "Loop", "Raw", "Sampler", "Size", "get", "register"]
+__all__ = ["REGISTRY", "Keep", "Loop", "Raw", "Report", "Sampler", "Size", "get", "register"]
 
 Loop = Callable[..., Generator[Any, Any, Any]]
 
@@ -49,6 +50,16 @@ class Size(NamedTuple):
 
     x: Any
     over: str = "all"
+
+
+class Report(NamedTuple):
+    """What an adaptive loop says of a step that it tried: where it is now, and what comes next."""
+
+    x: Any
+    point: Point
+    error: float  # of the step, in units of what was allowed
+    h: float  # the length in lam that is tried next
+    accepted: bool
 
 
 @dataclass(frozen=True, eq=False)

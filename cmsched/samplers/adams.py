@@ -15,10 +15,10 @@ EQUAL = (
 )
 
 
-def linear_multistep(x, grid, solver_order, level, factors, ramp_down=False):
+def linear_multistep(x, grid, solver_order, level, factors, **ends):
     """First-order steps, bent by the differences of the newest eps at their levels."""
     nodes = []
-    for a, b, order in orders(grid, solver_order, ramp_down, level=level):
+    for a, b, order in orders(grid, solver_order, level=level, **ends):
         x, x0, eps = yield Raw(x, a)
         if a.sigma > 0:  # as x0 was clipped; in clean data there is only the network's own
             eps = (x - a.alpha * x0) / a.sigma
@@ -61,13 +61,14 @@ def whole(options):
         {"solver_order": 2, "corrector": "unic"},
     ),
 )
-def lms(x, grid, noise, *, solver_order=4):
+def lms(x, grid, noise, *, solver_order=4, euler_at_final=False):
     """The polynomial through the newest eps, integrated over sigma / alpha without error."""
 
     def factors(levels, a, b):
         return [b.alpha * w for w in integrals(levels, a.ratio, b.ratio)]
 
-    return (yield from linear_multistep(x, grid, solver_order, lambda p: p.ratio, factors))
+    ends = {"euler_at_final": euler_at_final}
+    return (yield from linear_multistep(x, grid, solver_order, lambda p: p.ratio, factors, **ends))
 
 
 @register(
@@ -79,13 +80,14 @@ def lms(x, grid, noise, *, solver_order=4):
     choices={"solver_order": (1, 2, 3, 4)},
     variants=({"solver_order": 2}, {"solver_order": 4}),
 )
-def ipndm(x, grid, noise, *, solver_order=4):
+def ipndm(x, grid, noise, *, solver_order=4, euler_at_final=False):
     """The weights of equal steps whatever the steps are; of its own order where they are equal."""
 
     def factors(levels, a, b):
         return [b.alpha * (b.ratio - a.ratio) * w for w in EQUAL[len(levels) - 1]]
 
-    return (yield from linear_multistep(x, grid, solver_order, lambda p: p.ratio, factors))
+    ends = {"euler_at_final": euler_at_final}
+    return (yield from linear_multistep(x, grid, solver_order, lambda p: p.ratio, factors, **ends))
 
 
 @register(
@@ -106,7 +108,8 @@ def deis(x, grid, noise, *, solver_order=2, ramp_down=False):
         exact = integrals(levels, a.lam, b.lam, lambda u: np.exp(b.lam - u))
         return [-b.sigma * w for w in exact]
 
-    return (yield from linear_multistep(x, grid, solver_order, lambda p: p.lam, factors, ramp_down))
+    ends = {"ramp_down": ramp_down}
+    return (yield from linear_multistep(x, grid, solver_order, lambda p: p.lam, factors, **ends))
 
 
 def combined(past):
@@ -141,13 +144,16 @@ def moved_back(y, m, a, b, predict_v):
     stored=3,
     correctable=False,
 )
-def plms(x, grid, noise, *, predict_v=False):
+def plms(x, grid, noise, *, predict_v=False, idle=False):
     """Adams-Bashforth combinations of eps, moved as DDIM does; the first step evaluates twice.
 
     Where a run is taken up later, its first step is DDIM's: the loop has no second evaluation left.
+    Where that is at the second evaluation itself, it is at the next step already, and waits (idle).
     Published code combines v where the network says it, and not the eps of these (predict_v).
     """
     past, whole_run = [], grid.total == len(grid)
+    if idle:
+        x, *_ = yield Raw(x, grid.points[0])
     for step, (a, b) in enumerate(grid.steps()):
         x, x0, eps = yield Raw(x, a)
         if a.alpha == 0:

@@ -2,7 +2,7 @@
 
 import math
 
-from . import Keep, Size, register
+from . import Keep, Report, Size, register
 from .formulas import ancestral, carry, remainder
 
 
@@ -66,6 +66,12 @@ def arrive(a, b, eta, low):
     return down, math.sqrt(max(b.sigma**2 - down**2, 0.0)) if eta else 0.0
 
 
+def orders_of(budget: int) -> list[int]:
+    """The orders 3, ..., 3, 2, 1 or 3, ..., 3 and the rest, of so many evaluations."""
+    full, rest = divmod(budget, 3)
+    return [3] * full + [rest] if rest else [3] * (full - 1) + [2, 1]
+
+
 @register(
     "dpm_fast",
     paper="arXiv:2206.00927, section 3.4; k-diffusion sample_dpm_fast",
@@ -77,14 +83,9 @@ def arrive(a, b, eta, low):
     variants=({}, {"eta": 1.0}),
 )
 def dpm_fast(x, grid, noise, *, eta=0.0, s_noise=1.0):
-    """As many evaluations as the grid has steps, uniform in lam between its ends, in threes.
-
-    The orders are 3, ..., 3, 2, 1 or 3, ..., 3 and the rest, by the budget.
-    """
+    """As many evaluations as the grid has steps, uniform in lam between its ends, in threes."""
     top, low, ends = finite(grid, "dpm_fast")
-    budget = len(grid) - ends
-    full, rest = divmod(budget, 3)
-    sizes = [3] * full + [rest] if rest else [3] * (full - 1) + [2, 1]
+    sizes = orders_of(len(grid) - ends)
     gap = (low.lam - top.lam) / len(sizes)
     inner = [grid.at(lam=top.lam + k * gap) for k in range(1, len(sizes))]
     grid.step = -1
@@ -153,7 +154,8 @@ def dpm_adaptive(
         lower, higher = yield from dpm_step(x, grid, a, b, down, solver_order)
         larger = 0.5 * (abs(lower) + abs(before) + abs(abs(lower) - abs(before)))
         allowed = 0.5 * (rtol * larger + atol + abs(rtol * larger - atol))
-        inverse = 1 / (float((yield Size((lower - higher) / allowed))) + 1e-8)
+        error = float((yield Size((lower - higher) / allowed)))
+        inverse = 1 / (error + 1e-8)
         errors = [inverse, *(errors or [inverse] * 3)[1:]]
         pairs = zip(errors, gains, strict=True)
         factor = 1 + math.atan(math.prod(e ** (g / control) for e, g in pairs) - 1)
@@ -164,6 +166,7 @@ def dpm_adaptive(
             errors = [errors[0], errors[0], errors[1]]
             x = higher + (up * s_noise) * noise(a, b) if up > 0 else higher
             a, before = b, lower
+        yield Report(x, a, error, sign * h, accepted)
     if ends:
         x = yield from clean(x, low, grid.points[-1])
     return x

@@ -3,7 +3,8 @@
 from .a1111 import KDiffusionScheduler, from_a1111
 from .base import SchedulerMixin
 from .betas import KarrasDiffusionSchedulers
-from .config import CLASSES, ConfigMixin, FrozenDict
+from .cogvideox import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
+from .config import CLASSES, ConfigMixin, FrozenDict, from_pretrained
 from .distilled import (
     ConsistencyDecoderScheduler,
     ConsistencyDecoderSchedulerOutput,
@@ -75,6 +76,8 @@ __all__ = [
     "CLASSES",
     "CMStochasticIterativeScheduler",
     "CMStochasticIterativeSchedulerOutput",
+    "CogVideoXDDIMScheduler",
+    "CogVideoXDPMScheduler",
     "ConfigMixin",
     "ConsistencyDecoderScheduler",
     "ConsistencyDecoderSchedulerOutput",
@@ -135,4 +138,5 @@ __all__ = [
     "VQDiffusionScheduler",
     "VQDiffusionSchedulerOutput",
     "from_a1111",
+    "from_pretrained",
 ]

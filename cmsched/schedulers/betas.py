@@ -115,6 +115,7 @@ class BetaMixin(LevelsMixin):
             trained_betas=None if config.trained_betas is None else tuple(config.trained_betas),
             rescale_betas_zero_snr=rescale,
             terminal=self.terminal if rescale else 0.0,
+            snr_shift_scale=float(config.get("snr_shift_scale", 1.0)),
         )
 
     def _schedule(self, config: FrozenDict) -> Schedule:

@@ -5,6 +5,7 @@ The files and the rules are those of the field's `scheduler_config.json`: they g
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import json
@@ -17,7 +18,7 @@ from typing import Any, ClassVar, NoReturn
 
 from .._messages import choose, nearest
 
-__all__ = ["CLASSES", "REQUIRED", "ConfigMixin", "FrozenDict"]
+__all__ = ["CLASSES", "REQUIRED", "ConfigMixin", "FrozenDict", "from_pretrained"]
 
 CLASSES: dict[str, type[ConfigMixin]] = {}  # every class that has options, by name
 REQUIRED = inspect.Parameter.empty  # the default of an option that must be given
@@ -25,6 +26,7 @@ REQUIRED = inspect.Parameter.empty  # the default of an option that must be give
 _LOAD = ("subfolder", "revision", "cache_dir", "local_files_only", "force_download", "token")
 _PUSH = ("repo_id", "commit_message", "private", "token", "create_pr", "subfolder")
 _DROPPED = ("resume_download", "proxies")
+_FORMER_NAMES = {"DPMSolverMultistepInverse": "DPMSolverMultistepInverseScheduler"}
 _NON_FINITE = re.compile(r"[+-]?(inf(inity)?|nan)", re.IGNORECASE)
 
 
@@ -192,11 +194,7 @@ class ConfigMixin:
             raise TypeError(f"from_config takes a dict, got {type(config).__name__}; use {hint}")
         if odd := [key for key in config if not isinstance(key, str)]:
             raise TypeError(f"the keys of a config are strings, got {odd}")
-        origin = config.get("_class_name")
-        if isinstance(origin, list | tuple) and origin:  # [module, class]: code kept with a model
-            origin = origin[-1]
-        if not isinstance(origin, str | None):
-            raise ValueError(f"_class_name must be a string or a list of them, got {origin!r}")
+        origin = _class_name(config)
         known = cls._known(origin)
         if origin and origin not in CLASSES and all(config.get(key) is None for key in known):
             raise ValueError(
@@ -205,6 +203,7 @@ class ConfigMixin:
             )
         left_out = {"_use_default_values", *(config.get("_use_default_values") or ())}
         config = {key: _plain(value) for key, value in config.items() if key not in left_out}
+        config = _renewed(config)
         if origin:
             config["_class_name"] = cls.__name__
         init = {key: config.pop(key) for key in _names(cls) if key in config}
@@ -340,8 +339,14 @@ class ConfigMixin:
 
     @classmethod
     def _known(cls, origin: str | None = None) -> set[str]:
-        """Return the options of this class, its compatibles and the class of that name."""
-        classes = [*cls._get_compatibles(), CLASSES.get(origin or "", cls)]
+        """Return the options of this class, its compatibles and the class of that name.
+
+        A file of this class may have keys of any other: models are published with what is left of
+        those they were trained with.
+        """
+        classes: Iterable[type[ConfigMixin]] = CLASSES.values()
+        if origin != cls.__name__:
+            classes = [*cls._get_compatibles(), CLASSES.get(origin or "", cls)]
         return {key for known in classes for key in _names(known)}
 
     @classmethod
@@ -365,6 +370,66 @@ class ConfigMixin:
         self.__dict__.update(state)
         if isinstance(state.get("xp"), _ModuleName):
             self.xp = importlib.import_module(state["xp"])
+
+
+def from_pretrained(
+    pretrained_model_name_or_path: str | os.PathLike[str],
+    subfolder: str | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Build the scheduler that a config file names, of any class.
+
+    Args:
+        pretrained_model_name_or_path: a folder, a file or a model id of the Hub; of a pipeline its
+            subfolder "scheduler" is found.
+        subfolder: where the file is, if it is neither there nor at the top.
+        **kwargs: those of the classes' own `from_pretrained`.
+
+    Returns:
+        The scheduler, of the class named by `_class_name`, which may be a former name, or that of a
+        Flax class; with return_unused_kwargs or output_loading_info a tuple.
+
+    Raises:
+        OSError: there is no such file, or it is no JSON.
+        ValueError: the file names no class, or one that is not here.
+    """
+    from . import files
+
+    source, name = os.fspath(pretrained_model_name_or_path), ConfigMixin.config_name
+    where = {key: kwargs.pop(key) for key in _LOAD if key in kwargs}
+    file = None
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        file = files.find(source, name, subfolder or "scheduler", **where)
+    file = file or files.find(source, name, subfolder, **where)
+    origin = _class_name(files.read(file))
+    if origin in CLASSES:
+        return CLASSES[origin].from_pretrained(file, **kwargs)
+    another = "cmsched.DDIMScheduler.from_pretrained(...)"
+    if not origin:
+        raise ValueError(f"{file} names no class as _class_name; load it with one, as {another}")
+    raise ValueError(
+        f"{file} is the config of {origin}, which is no scheduler of cmsched; where its model runs"
+        f" with another one, load it with that class, as {another}{nearest(origin, CLASSES)}"
+    )
+
+
+def _class_name(config: Mapping[str, Any]) -> str | None:
+    """Return the name of the class that a config is of, as it is here."""
+    name = config.get("_class_name")
+    if isinstance(name, list | tuple) and name:  # [module, class]: code kept with a model
+        name = name[-1]
+    if not isinstance(name, str | None):
+        raise ValueError(f"_class_name must be a string or a list of them, got {name!r}")
+    return name and _FORMER_NAMES.get(name, name.removeprefix("Flax"))
+
+
+def _renewed(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with today's keys in place of those of the field's first files."""
+    old = {key: config[key] for key in ("predict_epsilon", "tensor_format") if key in config}
+    if "predict_epsilon" in old:
+        meant = {"prediction_type": "epsilon" if old["predict_epsilon"] else "sample"}
+        config = {**meant, **config}
+    return {key: value for key, value in config.items() if key not in old}
 
 
 def boolean(value: Any) -> bool:

@@ -95,7 +95,8 @@ def download(model: str, name: str, subfolder: str | None, **hub: Any) -> str:
         }  # subclasses first
         why = next((why for kind, why in causes.items() if isinstance(error, kind)), repr(error))
         file = f"{subfolder}/{name}" if subfolder else name
-        raise OSError(
+        missing = isinstance(error, errors.EntryNotFoundError)
+        raise (FileNotFoundError if missing else OSError)(
             f"cannot load {file} of {model!r} from the Hugging Face Hub: {why}"
         ) from error
 

@@ -16,7 +16,7 @@ from ..samplers.formulas import ancestral
 from ..schedules import Point
 from ..spacings import Grid
 from .base import SchedulerMixin, one_time, times_beside, tolerance
-from .betas import BETA_OPTIONS, EXCHANGEABLE, BetaScheduler
+from .betas import BETA_OPTIONS, EXCHANGEABLE, BetaMixin, BetaScheduler
 from .config import FrozenDict
 from .outputs import OriginalSampleOutput
 from .plans import check_option
@@ -31,6 +31,7 @@ __all__ = [
     "DDPMParallelSchedulerOutput",
     "DDPMScheduler",
     "DDPMSchedulerOutput",
+    "StrideMixin",
 ]
 
 Array = Any
@@ -64,11 +65,8 @@ class WholeSteps(BetaScheduler):
         return schedule.at(t=one_time(timestep)), after
 
 
-class DDIMSteps(WholeSteps):
-    """What DDIM and its inversion share: between which levels a step goes."""
-
-    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        return "ddim", {}
+class StrideMixin(BetaMixin):
+    """Between which levels a step goes, for DDIM and its kin."""
 
     def _last(self, config: FrozenDict, **options: Any) -> Point:
         schedule = self._schedule(config)
@@ -86,6 +84,13 @@ class DDIMSteps(WholeSteps):
     def _data_alpha(self) -> Array:
         """Return alpha_bar at the end where the data are."""
         return self._shown(np.array(self._last(self._options).alpha ** 2))
+
+
+class DDIMSteps(StrideMixin, WholeSteps):
+    """What DDIM and its inversion share."""
+
+    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
+        return "ddim", {}
 
 
 class DDIMScheduler(DDIMSteps):

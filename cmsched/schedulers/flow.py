@@ -14,7 +14,7 @@ from ..engine.checks import backend_of
 from ..plan import Plan
 from ..predictions import Prediction
 from ..ramps import RAMPS
-from ..schedules import Flow, Point
+from ..schedules import Flow, Identity, Point, Schedule
 from ..spacings import SHIFTS, Grid
 from .base import UNSET, Run, SchedulerMixin
 from .config import FrozenDict
@@ -63,7 +63,7 @@ class FlowScheduler(SchedulerMixin):
         if not config.shift > 0:
             raise ValueError(f"shift must be positive, got {config.shift}")
 
-    def _schedule(self, config: FrozenDict) -> Flow:
+    def _schedule(self, config: FrozenDict) -> Schedule:
         return Flow(num_train_timesteps=config.num_train_timesteps)
 
     def _prediction(self, config: FrozenDict) -> Prediction:
@@ -150,7 +150,9 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
 
     use_dynamic_shifting: the shift is e^mu, or mu (time_shift_type="linear"), of `set_timesteps`;
     base_shift, max_shift, base_image_seq_len and max_image_seq_len are for pipelines, which compute
-    mu from them. shift_terminal stretches the levels to end there. invert_sigmas: the network is
+    mu from them. shift_terminal stretches the levels to end there. sigma_max and sigma_min are the
+    ends of a ramp in place of those of the list; where sigma_max is above 1 there is no flow, but
+    samples are x0 + sigma eps, and the network says eps (Cosmos 2). invert_sigmas: the network is
     told 1 - sigma and says x0 - eps, and `sigmas` shows 1 - sigma (Mochi). stochastic_sampling: to
     the end in one jump, then noised up again (arXiv:2303.01469, algorithm 1). sde_eta > 0: the SDE
     with the flow's law (arXiv:2505.05470, eq. 9), whose steps have a density: `cmsched.transition`.
@@ -177,7 +179,7 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
         "time_shift_type": "exponential",
         "stochastic_sampling": False,
     }
-    hidden_options: ClassVar = {"sde_eta": 0.0}
+    hidden_options: ClassVar = {"sde_eta": 0.0, "sigma_min": None, "sigma_max": None}
     step_options: ClassVar = {
         **CHURN,
         "generator": None,
@@ -205,17 +207,35 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
             raise ValueError(f"sde_eta must not be negative, got {config.sde_eta}")
         if config.sde_eta and config.stochastic_sampling:
             raise ValueError("stochastic_sampling and sde_eta are two samplers; choose one")
+        low, high = config.sigma_min, config.sigma_max
+        for name, end in (("sigma_min", low), ("sigma_max", high)):
+            if end is not None and not end > 0:
+                raise ValueError(f"{name} must be positive, got {end}")
+        if None not in (low, high) and not high > low:
+            raise ValueError(f"sigma_max={high} must be above sigma_min={low}")
+        if self._wide(config) and (
+            others := [k for k in ("invert_sigmas", "stochastic_sampling", "sde_eta") if config[k]]
+        ):
+            raise ValueError(f"{others[0]} is for a flow, and at sigma_max={high} there is none")
+
+    def _wide(self, config: FrozenDict) -> bool:
+        """Whether a ramp begins above 1, where samples are x0 + sigma eps."""
+        return chosen_ramp(config) is not None and (config.sigma_max or 0.0) > 1.0
 
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
         if config.sde_eta:
             return "flow_sde", {"eta": float(config.sde_eta)}
         return "lcm" if config.stochastic_sampling else "euler", {}
 
-    def _schedule(self, config: FrozenDict) -> Flow:
+    def _schedule(self, config: FrozenDict) -> Schedule:
+        if self._wide(config):
+            return Identity(factor=float(config.num_train_timesteps))
         rising = bool(config.invert_sigmas)
         return Flow(num_train_timesteps=config.num_train_timesteps, rising=rising)
 
     def _prediction(self, config: FrozenDict) -> Prediction:
+        if self._wide(config):
+            return Prediction("epsilon")
         return Prediction("data_flow_prediction" if config.invert_sigmas else "flow_prediction")
 
     def _exposed(self, point: Point) -> float:
@@ -258,9 +278,14 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
         return replace(grid, points=(*told, grid.points[-1]))
 
     def _entries(self, name: str, values: Any) -> list[float]:
-        """Return an explicit list from noise to data, also where it rises (`invert_sigmas`)."""
+        """Return an explicit list from noise to data, also where it rises (`invert_sigmas`).
+
+        Of one that rises where a ramp has its own ends, the length counts (Cosmos 2).
+        """
         table = np.asarray(spacings.host(values))
-        if self._options.invert_sigmas and table.ndim == 1 and table[:1] < table[-1:]:
+        if table.ndim == 1 and self._wide(self._options) and table[:1] <= table[-1:]:
+            values = np.linspace(1.0, 1.0 / table.size, table.size)
+        elif self._options.invert_sigmas and table.ndim == 1 and table[:1] < table[-1:]:
             top = 1.0 if name == "sigmas" else float(self._options.num_train_timesteps)
             values = top - table.astype(np.float64)
         return super()._entries(name, values)
@@ -307,8 +332,13 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
                     " starts; use at least two steps"
                 )
             sigmas = spacings.stretched(sigmas, config.shift_terminal)
-        ramp = chosen_ramp(config)
-        return RAMPS[ramp](len(sigmas), sigmas[0], sigmas[-1]) if ramp else sigmas
+        ramp, ends = chosen_ramp(config), (config.sigma_max, config.sigma_min)
+        if ramp is None:
+            if any(ends):
+                self._once("sigma_max and sigma_min have no effect without a ramp of sigmas")
+            return sigmas
+        high, low = (end or float(s) for end, s in zip(ends, sigmas[[0, -1]], strict=True))
+        return RAMPS[ramp](len(sigmas), high, low)
 
     def _dynamic(self, config: FrozenDict, mu: float | None) -> float:
         """Return the shift that mu stands for."""

@@ -11,7 +11,7 @@ from ..predictions import Prediction
 from ..ramps import RAMPS
 from ..schedules import Cosine, Point
 from ..spacings import Grid
-from .base import UNSET, SchedulerMixin
+from .base import UNSET, Run, SchedulerMixin
 from .betas import BETA_OPTIONS, EXCHANGEABLE, BetaScheduler
 from .config import FrozenDict
 from .outputs import SchedulerOutput
@@ -76,6 +76,20 @@ class PNDMScheduler(BetaScheduler):
             values = table
         return super()._entries(name, values)
 
+    def _step_at(self, plan: Plan, entry: int) -> int:
+        """Return also the step which the second evaluation of PLMS is level with.
+
+        Pipelines count entries as if each were a step, and begin there.
+        """
+        return 1 if seconds(plan, entry) else super()._step_at(plan, entry)
+
+    def _from(self, plan: Plan, entry: int) -> Run:
+        run = super()._from(plan, entry)
+        if seconds(plan, entry):
+            rest = self._changed(run.plan, {"idle": True})
+            run = run._replace(plan=rest, base=rest)
+        return run
+
     @property
     def final_alpha_cumprod(self) -> Any:
         """alpha_bar where the last step ends."""
@@ -132,6 +146,11 @@ def strided(grid: Grid, stride: int) -> tuple[Point, ...]:
 def warm(plan: Plan) -> int:
     """Return how many evaluations are Runge-Kutta's: those of three steps, four each."""
     return 12 if plan.sampler == "pndm" and plan.steps.count(0) == 4 else 0
+
+
+def seconds(plan: Plan, entry: int) -> bool:
+    """Return whether this evaluation is the second one that begins PLMS."""
+    return plan.sampler == "plms" and entry == 1 and plan.steps[:2] == (0, 0) and len(plan) > 2
 
 
 class IPNDMScheduler(SchedulerMixin):

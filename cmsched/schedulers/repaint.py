@@ -63,6 +63,7 @@ class RePaintScheduler(PartsMixin, BetaMixin):
     }
     beta_schedules = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 
+    _eta: float | None = None
     _singles: dict[int, Plan]
 
     def _restart(self) -> None:
@@ -76,7 +77,7 @@ class RePaintScheduler(PartsMixin, BetaMixin):
 
     def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
         late = config.num_train_timesteps // n - 1 if self._copies else 0
-        return "repaint", {"eta": config.eta, "late": float(late)}
+        return "repaint", {"eta": self.eta, "late": float(late)}
 
     def _points(self, config: FrozenDict, n: int, **options: Any) -> list[Point]:
         schedule = self._schedule(config)
@@ -93,8 +94,13 @@ class RePaintScheduler(PartsMixin, BetaMixin):
 
     @property
     def eta(self) -> float:
-        """The part of the ancestral noise in a step."""
-        return float(self._options.eta)
+        """The part of the ancestral noise in a step: the option, or what it was set to since."""
+        return float(self._options.eta if self._eta is None else self._eta)
+
+    @eta.setter
+    def eta(self, value: float) -> None:
+        self._validate(FrozenDict({**self._options, "eta": value}))
+        self._eta, self._singles = value, {}
 
     @property
     def final_alpha_cumprod(self) -> Any:
@@ -127,8 +133,10 @@ class RePaintScheduler(PartsMixin, BetaMixin):
         check_output(backend, sample, model_output, plan.prediction)
         check_given(backend, sample, {*given}, given)
         state = engine.State(sample, (), 0)
-        noise = self._normal(sample, generator) if plan.rows[0].draws else None
-        after = engine.step(plan, state, model_output, noise=noise, given=given)
+        draws = bool(plan.rows[0].draws)
+        # the reference draws at the end of a run too, which jumps go up from
+        noise = self._normal(sample, generator) if draws or self._copies else None
+        after = engine.step(plan, state, model_output, noise=noise if draws else None, given=given)
         x0 = engine.estimate_x0(plan, 0, sample, model_output)
         return RePaintSchedulerOutput(after.sample, x0) if return_dict else (after.sample, x0)
 
@@ -138,7 +146,7 @@ class RePaintScheduler(PartsMixin, BetaMixin):
         if entry not in self._singles:
             grid = plan.grid
             one = Grid(grid.points[entry : entry + 2], grid.schedule, integral=grid.integral)
-            options = {**plan.options, "jump_n_sample": 1}
+            options = {**plan.options, "eta": self.eta, "jump_n_sample": 1}
             self._singles[entry] = make_plan("repaint", one, plan.prediction, options)
         return self._singles[entry]
 

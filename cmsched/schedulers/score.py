@@ -1,5 +1,6 @@
 """Score SDEs (arXiv:2011.13456) and stochastic Heun on EDM's VE levels (arXiv:2206.00364)."""
 
+import copy
 from typing import Any, ClassVar
 
 import numpy as np
@@ -159,20 +160,29 @@ class KarrasVeScheduler(PartsMixin):
     def add_noise_to_input(
         self, sample: Array, sigma: Any, generator: Any = None
     ) -> tuple[Array, Any]:
-        """Return the sample noised up from level sigma, a number, and the level it is then at.
+        """Return the sample noised up from level sigma, and the level it is then at.
 
-        generator: where noise comes from; see `SchedulerMixin.step`. It is not used outside
-        [s_min, s_max], where nothing is added.
+        sigma: a number or an array of one, such as an entry of `schedule`; the level returned is
+        alike, since networks are told it.
+        generator: where noise comes from; see `SchedulerMixin.step`. Outside [s_min, s_max] nothing
+        is added, and nothing drawn, except with compatibility="diffusers".
         """
         config, backend = self._options, resolve(sample)
         x = backend.astype(sample, backend.accumulation(sample.dtype))
         point = self._schedule(config).at(sigma=one_time(sigma, "sigma"))
         walk = Walk(self._set().grid)
         chosen = self._sampler(config, walk.total)[1]
-        hat, top = churn(  # type: ignore[no-untyped-call]
-            x, point, walk, lambda: self._normal(x, generator), **chosen
-        )
-        return backend.astype(hat, sample.dtype), top.sigma
+        # the reference always draws, which what a generator gives next depends on
+        drawn = self._normal(x, generator) if self._copies else None
+
+        def normal() -> Array:
+            return self._normal(x, generator) if drawn is None else drawn
+
+        hat, top = churn(x, point, walk, normal, **chosen)  # type: ignore[no-untyped-call]
+        level = top.sigma
+        if hasattr(sigma, "shape") and not isinstance(sigma, np.generic):
+            level = resolve(sigma).put(np.full(tuple(sigma.shape), level), sigma, sigma.dtype)
+        return backend.astype(hat, sample.dtype), level
 
     def step(
         self,
@@ -391,7 +401,8 @@ class ScoreSdeVeScheduler(ScoreSde):
             sampling_eps = have.grid.points[-2].t
         ends = {"sigma_min": sigma_min, "sigma_max": sigma_max}
         ends = {name: value for name, value in ends.items() if value is not None}
-        other = type(self)(**{**self.config, **ends}, compatibility=self.compatibility, xp=self.xp)
+        other = copy.copy(self)
+        other.register_to_config(**ends)
         plan = other.plan(num_inference_steps, sampling_eps=sampling_eps)
         self._set_on(resolve(self.timesteps), self._times_of(plan), None)
         self._plan, self.num_inference_steps = plan, num_inference_steps

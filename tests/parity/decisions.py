@@ -3,7 +3,7 @@
 Each row says what diffusers 0.42.1 does (or another program, where it is named), what cmsched does
 under each value of `compatibility`, and where that is demonstrated: by an entry of `differences`,
 or by the function of this module that carries the row. Rows of classes that cmsched does not have
-are not here: CogVideoX, SA-Solver, SCM, unCLIP, Wuerstchen, LTX, Helios, MiniMax-H3, EDM-DPM,
+are not here: SA-Solver, SCM, unCLIP, Wuerstchen, LTX, Helios, MiniMax-H3, EDM-DPM,
 cosine DPM, and Flax's.
 
 `python -m tests.parity.decisions` prints the table, which is kept in decisions.md.

@@ -17,7 +17,8 @@ from .lifted import Draws, reference
 Where = Callable[[Space, Case], bool]
 SCOPES = ("all", "but the estimate", "but the last step", "none", "none as installed")
 
-DDIM = ("DDIMScheduler", "DDIMParallelScheduler")
+COGVIDEOX = ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler")
+DDIM = ("DDIMScheduler", "DDIMParallelScheduler", *COGVIDEOX)
 DDPM = ("DDPMScheduler", "DDPMParallelScheduler")
 INVERSE, LCM, TCD = ("DDIMInverseScheduler",), ("LCMScheduler",), ("TCDScheduler",)
 DECODER = ("ConsistencyDecoderScheduler",)

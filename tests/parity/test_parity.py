@@ -130,6 +130,7 @@ def test_compatibility_changes_only_what_is_declared(space: Space, case: Case) -
     copied = [d for d in DIFFERENCES if d.copied and d.met(space, case)]
     same = np.array_equal(paper.timesteps, copy.timesteps) and len(paper) == len(copy)
     same = same and all(map(equal_rows, paper.rows, copy.rows))
+    same = same and paper.prediction == copy.prediction
     same = same and (paper.layout is not None or paper.grid.points == copy.grid.points)
     assert same != bool(copied), [d.name for d in copied]
 

@@ -9,6 +9,7 @@ import torch
 
 from .. import runs
 from ..declaring import (
+    COGVIDEOX,
     DDIM,
     DDPM,
     DECODER,
@@ -353,6 +354,130 @@ def mean_of_rows() -> None:
         wanted = scheduler.step(EPS, t, X, eta=0.5, variance_noise=zero).prev_sample
         found = scheduler.batch_step_no_noise(EPS, torch.stack([t, t]), X, eta=0.5)
         assert close(found, wanted)
+
+
+COGVIDEOX_CLIP = differs(
+    "clip_sample of CogVideoX",
+    "clips the estimate of x0, as in DDIM",
+    "never clips",
+    right="the documentation of the class: clip the predicted sample",
+).concerns(COGVIDEOX, where=lambda space, case: case["clip_sample"])
+
+
+@COGVIDEOX_CLIP.proves
+def cogvideox_clips() -> None:
+    """The reference takes the option and does not look at it."""
+    names = COGVIDEOX[:1]
+    with theirs(names) as scheduler, theirs(names, clip_sample=False) as plain:
+        ignored = quick(scheduler, 4)
+        assert close(ignored, quick(plain, 4))
+    for mode in both():
+        scheduler = ours(names, mode)
+        after = quick(scheduler, 4)
+        bar = scheduler.alphas_cumprod
+        a, b = (bar[t] for t in scheduler.timesteps[:2])
+        x0 = (X - (1 - a) ** 0.5 * EPS) / a**0.5
+        assert float(x0.abs().max()) > 1
+        x0 = x0.clamp(-1, 1) if mode == "paper" else x0
+        assert close(after, b**0.5 * x0 + (1 - b) ** 0.5 * EPS)
+        assert close(after, ignored) == (mode == "diffusers")
+
+
+REJECTED_OPTIONS.concerns(COGVIDEOX)
+
+
+@REJECTED_OPTIONS.proves
+def cogvideox_noise() -> None:
+    """eta and variance_noise of step are DDIM's; the reference looks at neither."""
+    names, z, options = COGVIDEOX[:1], torch.ones_like(X), {"clip_sample": False}
+    with theirs(names, **options) as scheduler:
+        plain = quick(scheduler, 4)
+        assert close(plain, quick(scheduler, 4, eta=1.0, variance_noise=z))
+    for mode in both():
+        scheduler = ours(names, mode, **options)
+        assert close(quick(scheduler, 4), plain)
+        means = [quick(scheduler, 4, eta=1.0, variance_noise=sign * z) for sign in (1, -1)]
+        std = scheduler._get_variance(scheduler.timesteps[0]) ** 0.5
+        assert close((means[0] - means[1]) / 2, std)
+
+
+@REJECTED_OPTIONS.proves
+def cogvideox_given_noise() -> None:
+    """variance_noise of CogVideoX's DPM is its noise; the reference draws. eta warns, once a call.
+
+    The noise of a first step from alpha_bar to alpha_bar' is that of SDE-DPM-Solver++
+    (arXiv:2211.01095, eq. 16): sigma' sqrt(1 - e^-2h).
+    """
+    names, zero = COGVIDEOX[1:], torch.zeros_like(X)
+    draws = Draws()
+    with reference(names[0], draws, lifted=True) as cls:
+        scheduler = cls()
+        scheduler.set_timesteps(4)
+        t, following = scheduler.timesteps[:2]
+        drawn = scheduler.step(EPS, None, t, None, X, variance_noise=zero)[0]
+        z = draws.handed_over()[0]
+    for mode in both():
+        scheduler = ours(names, mode, clip_sample=False)
+        scheduler.set_timesteps(4)
+        a, b = (scheduler.alphas_cumprod[i] for i in (t, following))
+        std = ((1 - b) * (1 - a * (1 - b) / ((1 - a) * b))) ** 0.5
+        mean = scheduler.step(EPS, None, t, None, X, variance_noise=zero)[0]
+        assert close(drawn - mean, std * z)
+        with pytest.warns(UserWarning, match="eta has no effect"):
+            scheduler.step(EPS, None, t, None, X, eta=0.5, variance_noise=zero)
+
+
+COGVIDEOX_DRAWS = differs(
+    "draws of a CogVideoX DPM step",
+    "one, where it adds noise",
+    "two from an earlier estimate of x0, and the second is used",
+    right="arXiv:2211.01095, eq. 16: one unit normal a step",
+).concerns(COGVIDEOX[1:])
+
+
+@COGVIDEOX_DRAWS.proves
+def cogvideox_draws_twice() -> None:
+    """The reference draws for the first-order step too, which it makes and throws away."""
+    names, counts = COGVIDEOX[1:], []
+
+    def count(scheduler: Any, **options: Any) -> None:
+        scheduler.set_timesteps(4)
+        first, second = scheduler.timesteps[:2]
+        x, old = scheduler.step(EPS, None, first, None, X, **options)
+        scheduler.step(EPS, old, second, first, x, **options)
+
+    def source(shape: Any, dtype: Any, interval: Any) -> torch.Tensor:
+        counts.append(shape)
+        return torch.ones(tuple(shape), dtype=dtype)
+
+    draws = Draws()
+    with reference(names[0], draws, lifted=True) as cls:
+        count(cls())
+    assert len(draws.handed_over()) == 3
+    for mode, number in (("paper", 2), ("diffusers", 3)):
+        counts.clear()
+        count(ours(names, mode), generator=source)
+        assert len(counts) == number
+
+
+COGVIDEOX_BETAS = differs(
+    "betas of CogVideoX",
+    "betas and alphas are those of alphas_cumprod; the reference's are those before the shift and "
+    "the rescaling",
+    right="alphas_cumprod is the cumulative product of alphas, in name and in every class",
+).concerns(COGVIDEOX)
+
+
+@COGVIDEOX_BETAS.proves
+def cogvideox_betas() -> None:
+    """The product of alphas."""
+    names = COGVIDEOX[:1]
+    with theirs(names) as scheduler:
+        assert not close(torch.cumprod(scheduler.alphas, 0), scheduler.alphas_cumprod)
+    for mode in both():
+        for options in ({}, {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}):
+            scheduler = ours(names, mode, **options)
+            assert close(torch.cumprod(scheduler.alphas, 0), scheduler.alphas_cumprod)
 
 
 DISTILLED_TIMES = differs(

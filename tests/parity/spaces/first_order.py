@@ -1,6 +1,10 @@
 """First-order samplers on training steps: DDIM, DDPM, and those of distilled networks."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
 
 from ..grid import (
     BETAS,
@@ -18,6 +22,7 @@ from ..grid import (
     TRAIN,
     WHOLE,
     ZERO_SNR,
+    Case,
     Rule,
     Space,
 )
@@ -134,7 +139,53 @@ SPACES = [
 
 LCM, DDIM, DDPM = SPACES
 
+
+def carrying(
+    scheduler: Any, case: Case, x: Any, start: int, says: Any, options: Any
+) -> Iterator[tuple[torch.Tensor, Mapping[str, torch.Tensor]]]:
+    """The loop of the CogVideoX pipeline, which keeps the last estimate of x0."""
+    old = back = None
+    for i, t in enumerate(scheduler.timesteps[start:]):
+        seen = x
+        x, old = scheduler.step(says(i, x), old, t, back, x, **options(i))
+        back = t
+        yield seen, {"prev_sample": x, "pred_original_sample": old}
+
+
+DDIM_STEP = ("eta", "use_clipped_model_output", "variance_noise")
+COGVIDEOX = {
+    **{name: values for name, values in DDIM.factors.items() if name not in THRESHOLDING},
+    "beta_start": (0.00085, 0.0001),
+    "beta_end": (0.012, 0.02),
+    "beta_schedule": ("scaled_linear", "linear", "squaredcos_cap_v2"),
+    "clip_sample": (True, False),
+    "set_alpha_to_one": (True, False),
+    "sample_max_value": (1.0, 1.5),
+    "snr_shift_scale": (3.0, 1.0, 0.5),
+    "step.eta": (0.0,),  # of step the reference heeds nothing else
+    "step.use_clipped_model_output": (False,),
+    "step.variance_noise": (None,),
+}
+
 SPACES += [
+    dataclasses.replace(
+        DDIM,
+        name="CogVideoXDDIMScheduler",
+        factors=COGVIDEOX,
+        rules=[rule for rule in DDIM.rules if not any("step." in name for name in rule.names)],
+        tables=("alphas_cumprod", "timesteps", "final_alpha_cumprod"),
+    ),
+    dataclasses.replace(
+        DDIM,
+        name="CogVideoXDPMScheduler",
+        factors={name: values for name, values in COGVIDEOX.items() if "step." not in name},
+        rules=[rule for rule in DDIM.rules if not any("step." in name for name in rule.names)],
+        tables=("alphas_cumprod", "timesteps", "final_alpha_cumprod"),
+        reference_only={"get_variables": "a part of its step", "get_mult": "a part of its step"},
+        loop_gives=("old_pred_original_sample", "timestep_back", *DDIM_STEP),  # heeds none of these
+        draws=lambda case, draws: [drawn[-1:] for drawn in draws],  # the first of two is unused
+        loop=carrying,
+    ),
     dataclasses.replace(DDIM, name="DDIMParallelScheduler"),
     dataclasses.replace(DDPM, name="DDPMParallelScheduler"),
     Space(

@@ -13,12 +13,6 @@ ONCE = {**RUN, "start": ("whole",)}
 Steps = Iterator[tuple[torch.Tensor, Mapping[str, torch.Tensor]]]
 
 
-def throw_away(options: Mapping[str, Any], x: torch.Tensor) -> None:
-    """Let our noise pass over what the reference draws and multiplies by zero."""
-    if "generator" in options:
-        options["generator"](tuple(x.shape), x.dtype, None)
-
-
 def in_pairs(scheduler: Any, case: Case, x: Any, start: int, says: Any, options: Any) -> Steps:
     """The loop of the Karras-VE pipeline: noise, a step, the step again with a second evaluation.
 
@@ -28,10 +22,7 @@ def in_pairs(scheduler: Any, case: Case, x: Any, start: int, says: Any, options:
     for t in scheduler.timesteps.tolist():
         sigma = float(scheduler.schedule[t])
         following = float(scheduler.schedule[t - 1]) if t > 0 else 0.0
-        chosen = options(i)
-        hat, sigma_hat = scheduler.add_noise_to_input(x, sigma, **chosen)
-        if sigma_hat == sigma:
-            throw_away(chosen, x)
+        hat, sigma_hat = scheduler.add_noise_to_input(x, sigma, **options(i))
         if before:
             yield before[0], {**before[1], "prev_sample": hat, "before": before[1].prev_sample}
         out = scheduler.step(says(i, hat), sigma_hat, following, hat)
@@ -150,8 +141,6 @@ def back_and_forth(
     times, i = scheduler.timesteps.tolist(), 0
     while times:
         last, chosen = times.pop(0), options(i)
-        if last == 0:
-            throw_away(chosen, x)
         out = scheduler.step(says(i, x), last, x, given["image"], given["mask"], **chosen)
         seen, x, i = x, out.prev_sample, i + 1
         while times and times[0] >= last:
