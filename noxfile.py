@@ -114,7 +114,7 @@ def tests_frameworks(session: nox.Session) -> None:
     """Test PyTorch and JAX, and the digits on every framework."""
     run_shared(
         session,
-        *("-m", "pytest", "-n", "2", "-m", "not peers and not host"),
+        *("-m", "pytest", "-n", "2", "-m", "not peers and not host and not interop"),
         "--ignore=tests/test_readme.py",
         *session.posargs,
         CMSCHED_BACKENDS="torch,jax",
@@ -138,6 +138,31 @@ def peers(session: nox.Session) -> None:
         *("-m", "pytest", "-n", "2", "-m", "peers"),
         *session.posargs,
         CMSCHED_REQUIRE_BACKENDS="torch,peers",
+    )
+
+
+@nox.session(venv_backend="none", requires=["frameworks"])
+def interop(session: nox.Session) -> None:
+    """Run diffusers' pipelines, k-diffusion's loops, Flax and ONNX Runtime with cmsched."""
+    install_peers(session)
+    run_shared(session, "-m", "pip", "install", "--group", "interop")
+    run_shared(
+        session,
+        *("-m", "pytest", "-n", "2", "-m", "interop"),
+        "tests/interop",
+        *session.posargs,
+        CMSCHED_REQUIRE_BACKENDS="torch,jax,peers,interop",
+    )
+
+
+@nox.session
+def anyframework(session: nox.Session) -> None:
+    """Sample on Paddle, MLX and dask, which are not array-API libraries or only in part."""
+    install(session, "-e", ".", "--group", "test", "--group", "anyframework")
+    session.run(
+        *("pytest", "-n", "2", "tests/test_anyframework.py"),
+        *session.posargs,
+        env={**ENVIRONMENT, "CMSCHED_REQUIRE_BACKENDS": "paddle,mlx,dask"},
     )
 
 

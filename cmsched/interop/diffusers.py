@@ -173,8 +173,9 @@ class Stepped(Configured):
                 " those of the steps to set_timesteps(sigmas=...)"
             )
         name = "sigma" if schedule.frame == "flow" else "ratio"
+        known = dict(zip(were, points, strict=True))  # where another was, without rounding
         changed = [
-            p if level == was else replace(schedule.at(**{name: level}), t=p.t)
+            p if level == was else replace(known.get(level) or schedule.at(**{name: level}), t=p.t)
             for p, level, was in zip(points, levels, were, strict=True)
         ]
         grid = replace(plan.grid, points=tuple(changed))
@@ -195,8 +196,8 @@ class Stepped(Configured):
             entry = (timestep.storage_offset() - given.storage_offset()) // given.stride(0)
             return float(plan.points[entry].t)
         # On a device diffusers looks as well, where it does not count steps.
-        waits = timestep.device.type != "cpu" and hasattr(self._reference, "begin_index")
-        return timestep if waits else timestep.item()
+        counts = self._reference is None or hasattr(self._reference, "begin_index")
+        return timestep if counts and timestep.device.type != "cpu" else timestep.item()
 
     @property
     def _step_index(self) -> int | None:
@@ -277,7 +278,7 @@ class Solved(Stepped):
         same = len(memory) == len(run.memory) and all(map(is_same, memory, run.memory))
         if same or any(array is None for array in memory):
             return run
-        run = run._replace(memory=tuple(memory))
+        self._run = run = run._replace(memory=tuple(memory))  # the same, as the list shows it
         self._listed = run, outputs
         return run
 
