@@ -84,11 +84,12 @@ def test_registered_type(monkeypatch):
     class Mine:
         pass
 
-    backend = backends.Backend("numpy", "mine")
-    monkeypatch.setattr(backends, "_registered", [])
-    backends.register(lambda cls: cls is Mine, lambda: backend)
-    assert backends.resolve(Mine()) is backend
+    monkeypatch.setattr(backends, "_registered", {})
+    namespace = backends.named("numpy").xp
+    backends.register("mine", Mine, namespace)
+    assert backends.resolve(Mine()) is backends.named("mine")
     assert backends.resolve(np.zeros(1)) is backends.named("numpy")
+    assert backends.named("mine").xp.take is namespace.take
     backends._by_type.pop(Mine)
 
 

@@ -5,18 +5,26 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cmsched.backends import base
 from cmsched.backends.base import Array, Backend
 
+if TYPE_CHECKING:
+    from cmsched.backends.adapted import AdaptedBackend
+
 __all__ = ["Array", "Backend", "from_device", "named", "pytree", "register", "resolve"]
 
-FRAMEWORKS = ("numpy", "torch", "jax", "cupy")
+ADAPTERS = ("numpy", "torch", "jax", "cupy", "paddle", "ndonnx")
+# These need no adapter: their namespaces, and what pip calls them.
+NAMESPACES = {"mlx": "mlx.core", "dask": "array_api_compat.dask.array"}
+FRAMEWORKS = (*ADAPTERS, *NAMESPACES)
+PACKAGES = {"paddle": "paddlepaddle", "mlx": "mlx", "ndonnx": "ndonnx", "dask": '"dask[array]"'}
+PACKAGES |= {name: f'"cmsched[{name}]"' for name in ("torch", "jax", "cupy")}
 
 _by_type: dict[type, Backend] = {}
 _by_namespace: dict[str, Backend] = {}
-_registered: list[tuple[Callable[[type], bool], Callable[[], Backend]]] = []
+_registered: dict[str, "AdaptedBackend"] = {}
 
 
 def resolve(x: Array) -> Backend:
@@ -30,16 +38,20 @@ def resolve(x: Array) -> Backend:
 
 def named(name: str | ModuleType) -> Backend:
     """Give the backend with a framework's name, or of an array-API namespace."""
+    for backend in _registered.values():
+        if backend.framework is name or backend.name == name:
+            return backend
     if isinstance(name, ModuleType):
-        known = [part for part in name.__name__.split(".") if part in FRAMEWORKS]
-        return _load(known[0]) if known else _generic(name)
+        parts = [part for part in name.__name__.split(".") if part in FRAMEWORKS]
+        return _load(parts[0]) if parts else _generic(name)
     if name in FRAMEWORKS:
         return _load(name)
-    near = difflib.get_close_matches(str(name), FRAMEWORKS, n=1, cutoff=0.4)
+    known = [*FRAMEWORKS, *_registered]
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
     raise ValueError(
         f"xp={name!r} is not a known framework"
         + (f": did you mean {near[0]!r}? Known are " if near else ": use one of ")
-        + f"{', '.join(FRAMEWORKS)}, or pass an array-API namespace module"
+        + f"{', '.join(known)}, or pass an array-API namespace module"
     )
 
 
@@ -56,9 +68,46 @@ def from_device(device: Any) -> Backend:
     return named(sys.modules[root])
 
 
-def register(predicate: Callable[[type], bool], factory: Callable[[], Backend]) -> None:
-    """Use the backend that `factory()` makes for array types where `predicate(type)` holds."""
-    _registered.insert(0, (predicate, factory))
+def register(
+    name: str, array: type | tuple[type, ...], framework: Any, **functions: Callable[..., Any]
+) -> None:
+    """Take arrays of a framework that has no array-API namespace; `frameworks.md` has an example.
+
+    Args:
+        name: what messages, `xp=` and `named` call it; it stands for one type.
+        array: the type of its arrays, or a tuple of types.
+        framework: a module or object that has functions and dtypes under the array API's names.
+        **functions: those it lacks, or has under other names or with other arguments.
+
+    Raises:
+        TypeError: name is no string, array no type; a function's name is none of the array API's,
+            or stands for no function.
+        ValueError: the name is registered for another type.
+        AttributeError: the framework lacks what every loop needs.
+    """
+    from cmsched.backends.adapted import REQUIRED, AdaptedBackend
+
+    types = array if isinstance(array, tuple) else (array,)
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"name={name!r}: give the name of the framework, such as 'paddle'")
+    if not types or not all(isinstance(cls, type) for cls in types):
+        raise TypeError(f"array={array!r} is no type: pass that of the arrays, such as type(x)")
+    if name in _registered and _registered[name].array != array:
+        raise ValueError(
+            f"name={name!r} is registered for {_registered[name].array}: choose another name"
+        )
+    standard = dir(import_module("array_api_compat.numpy"))
+    for key, function in functions.items():
+        if key not in standard:
+            near = difflib.get_close_matches(key, standard, n=1)
+            also = f": did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{key}= is no name of the array API{also}")
+        if not callable(function):
+            raise TypeError(f"{key}={function!r} cannot be called: pass what does it on arrays")
+    backend = AdaptedBackend(name, array, framework, **functions)
+    for key in REQUIRED:
+        getattr(backend.xp, key)
+    _registered[name] = backend
     _by_type.clear()
 
 
@@ -75,19 +124,20 @@ def pytree(
 
 def _find(x: Array) -> Backend:
     cls = type(x)
-    for predicate, factory in _registered:
-        if predicate(cls):
-            return factory()
+    for backend in reversed(_registered.values()):
+        if backend.owns(cls):
+            return backend
     # A framework that nobody imported cannot have made the array.
     for name in FRAMEWORKS:
         if name in sys.modules and _load(name).owns(cls):
             return _load(name)
     try:
-        return _generic(import_module("array_api_compat").array_namespace(x))
+        return named(import_module("array_api_compat").array_namespace(x))
     except TypeError:
         raise TypeError(
             f"expected an array of NumPy, PyTorch, JAX, CuPy or another array-API library, got "
-            f"{cls.__module__}.{cls.__qualname__}: convert it first, e.g. numpy.asarray(value)"
+            f"{cls.__module__}.{cls.__qualname__}: convert it first, e.g. numpy.asarray(value), or "
+            "make its framework known by cmsched.backends.register"
         ) from None
 
 
@@ -101,12 +151,20 @@ def _load(name: str) -> Backend:
             from cmsched.backends.jax import BACKEND as backend
         elif name == "cupy":
             from cmsched.backends.cupy import BACKEND as backend
+        elif name == "paddle":
+            from cmsched.backends.paddle import BACKEND as backend
+        elif name == "ndonnx":
+            from cmsched.backends.ndonnx import BACKEND as backend
+        elif name == "mlx":
+            from cmsched.backends.mlx import BACKEND as backend
+        elif name == "dask":
+            from cmsched.backends.dask import BACKEND as backend
         else:
             from cmsched.backends.numpy import BACKEND as backend
     except ImportError as error:
         raise ImportError(
             f"xp={name!r} needs {name}, which cannot be imported here ({error}): "
-            f'pip install "cmsched[{name}]"'
+            f"pip install {PACKAGES[name]}"
         ) from error
     return backend
 

@@ -71,7 +71,7 @@ class Backend:
 
     def dtype_name(self, dtype: DType) -> str:
         """Give the plain name of a dtype, such as "float32"."""
-        return str(dtype).rpartition(".")[2]
+        return getattr(dtype, "__name__", None) or str(dtype).rpartition(".")[2]
 
     def accumulation(self, dtype: DType) -> DType:
         """Give the dtype that samples of this dtype are computed in."""
@@ -89,8 +89,8 @@ class Backend:
         return self._accumulation.setdefault(dtype, self.dtype(name))
 
     def device(self, x: Array) -> Any:
-        """Give the device of an array."""
-        return import_module("array_api_compat").device(x)
+        """Give the device of an array, None where the framework has none to tell."""
+        return getattr(x, "device", None)
 
     # arrays
 
@@ -101,11 +101,25 @@ class Backend:
     def put(self, host: np.ndarray, like: Array, dtype: str | DType | None = None) -> Array:
         """Place a host array beside `like`."""
         name = host.dtype.name if dtype is None else dtype
-        return self.xp.asarray(host, dtype=self.dtype(name), device=self.device(like))
+        return self.place(host, self.device(like), self.dtype(name))
 
     def at(self, host: np.ndarray, device: Any = None) -> Array:
         """Copy a host array to a device (None: the default one)."""
-        return self.xp.asarray(host, device=device, copy=True)
+        return self.place(host.copy(), device)
+
+    def place(self, host: np.ndarray, device: Any, dtype: DType = None) -> Array:
+        """Convert a host array; a framework is asked for a device and a dtype where there are."""
+        options = {"device": device, "dtype": dtype}
+        options = {name: value for name, value in options.items() if value is not None}
+        try:
+            return self.xp.asarray(host, **options)
+        except TypeError as error:
+            if device is None:
+                raise
+            raise TypeError(
+                f"device={device!r} is none that {self.name} makes arrays on: leave it out, and "
+                f"choose the device as {self.name} does"
+            ) from error
 
     def zeros_like(self, x: Array) -> Array:
         """Give zeros of the same shape, dtype and device."""
@@ -223,7 +237,7 @@ class Backend:
         """Draw what a stream is made of, float32 or float64; `counter` is (rank, row)."""
         batch = shape[0] if shape else 1
         high, low = threefry.keys(stream, batch).view(np.int32)
-        key = self.xp.asarray(high, device=device), self.xp.asarray(low, device=device)
+        key = self.place(high, device), self.place(low, device)
         return threefry.normals(self.xp, key, shape, dtype, device, counter, stream.uniform)
 
     def increments(

@@ -157,8 +157,9 @@ def draw(
 ) -> Array:
     """Give the normals of the draw that `key` stands for, int32 of shape (batch, ...)."""
     high, low = (xp.reshape(k, ahead(k.shape, shape)) for k in key)
+    where = {} if device is None else {"device": device}  # not every framework takes one
     indices = [
-        xp.reshape(xp.arange(n, dtype=xp.int32, device=device), (-1,) + (1,) * (len(shape) - i))
+        xp.reshape(xp.arange(n, dtype=xp.int32, **where), (-1,) + (1,) * (len(shape) - i))
         for i, n in enumerate(shape[1:], 2)
     ]
     word = bits((high, low), counter(indices, shape[1:]))
@@ -174,7 +175,7 @@ def from_bits(xp: Any, word: Array, dtype: Any) -> Array:
     """Map int32 words w to Phi^-1((w + 1/2) / 2^32), w read as unsigned."""
     # Everything is formed from integers, so that both tails keep their relative accuracy.
     word = word ^ -(1 << 31)
-    edge = word >> 31
+    edge = word >> 30 >> 1  # a framework that shifts by dividing has no 2^31
     edge ^= word
     edge ^= 0x7FFFFFFF  # 0 at the extreme words, 2^31 - 1 in the middle
     z = tails(xp, word, edge, dtype)
@@ -201,7 +202,7 @@ def tails(xp: Any, word: Array, edge: Array, dtype: Any) -> Array:
         z = _polynomial(P, root)
         z *= tail
         z /= _polynomial(Q, root)
-    return z * xp.astype(word >> 31 | 1, dtype)
+    return z * xp.astype(word >> 30 >> 1 | 1, dtype)
 
 
 def _polynomial(coefficients: Sequence[float], x: Array) -> Array:

@@ -1,0 +1,77 @@
+"""Frameworks that have no array-API namespace: functions of their own under the API's names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cmsched.backends import threefry
+from cmsched.backends.base import Array, Backend, DType
+from cmsched.backends.numpy import BACKEND as NUMPY
+
+# What every loop takes; which part needs what else stands in frameworks.md.
+REQUIRED = ("asarray", "astype", "zeros_like", "float32", "int64")
+
+
+class Namespace:
+    """What was given under the array API's names, else what the framework has under them."""
+
+    def __init__(self, name: str, framework: Any, given: Mapping[str, Any]) -> None:
+        vars(self).update(given, __framework__=framework, __name__=name)
+
+    def __getattr__(self, name: str) -> Any:
+        """Look the name up in the framework, or say how to give it."""
+        own = vars(self)
+        if name.startswith("__") or not hasattr(own["__framework__"], name):
+            raise AttributeError(
+                f"{own['__name__']} has no `{name}`, which this needs: name what does it in the"
+                f" array API, cmsched.backends.register({own['__name__']!r}, ..., {name}=...)"
+            )
+        return own.setdefault(name, getattr(own["__framework__"], name))
+
+
+class AdaptedBackend(Backend):
+    """A framework told by its array type; portable noise is made by NumPy and copied."""
+
+    def __init__(
+        self, name: str, array: type | tuple[type, ...], framework: Any, **given: Any
+    ) -> None:
+        """Take what `register` takes."""
+        super().__init__(name)
+        self.array, self.framework = array, framework
+        self.xp = Namespace(name, framework, given)
+
+    def owns(self, cls: type) -> bool:
+        """Tell whether arrays of this type belong to the framework."""
+        return issubclass(cls, self.array)
+
+    def normals(
+        self,
+        stream: threefry.Stream,
+        shape: tuple[int, ...],
+        dtype: DType,
+        device: Any,
+        counter: tuple[int, Any],
+    ) -> Array:
+        """Draw on the host: in few frameworks integers shift and wrap around."""
+        counter = counter[0], on_host(counter[1])
+        name = self.dtype_name(dtype)
+        return self.place(NUMPY.normals(stream, shape, name, None, counter), device, dtype)
+
+    def increments(
+        self,
+        stream: threefry.Stream,
+        shape: tuple[int, ...],
+        dtype: DType,
+        device: Any,
+        times: tuple[Any, Any],
+    ) -> Array:
+        """Draw on the host."""
+        times = on_host(times[0]), on_host(times[1])
+        name = self.dtype_name(dtype)
+        return self.place(NUMPY.increments(stream, shape, name, None, times), device, dtype)
+
+
+def on_host(number: Any) -> Any:
+    """Give an int itself, an array of ints as NumPy's."""
+    return number if isinstance(number, int) else np.asarray(number)
