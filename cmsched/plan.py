@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from threading import RLock
@@ -182,7 +182,7 @@ class Plan:
         layout = self.check_traced()
         names = value_names(layout)
         head = f"{self.sampler}: {len(self)} evaluations, stored {len(layout.slots)}"
-        lines = [head, f"start   x = {_sum(self.start.terms, {**names, 0: 'start'}, digits)}"]
+        lines = [head, f"start   x = {_sum(self.start.terms, _start_names(self.start), digits)}"]
         for i, (row, t) in enumerate(zip(self.rows, self.timesteps, strict=True)):
             p, q, skip, out = row.estimate
             x0 = _sum(((SAMPLE, p, 0), (OUTPUT, q, 0)), names, digits)
@@ -198,7 +198,11 @@ class Plan:
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """Return the recipe as JSON; `Plan.from_json` gives an equal plan."""
+        """Return recipe and rows as JSON; from the recipe `Plan.from_json` makes an equal plan.
+
+        The rows are for readers without cmsched: `cmsched/interop/onnx.md` says what each key means
+        and has a loop that runs on them. A sampler without a table has none (null).
+        """
         recipe = {
             "cmsched": "plan 1",
             "sampler": self.sampler,
@@ -206,7 +210,46 @@ class Plan:
             "prediction": self.prediction.to_dict(),
             "options": dict(self.options),
         }
-        return json.dumps(_finite(recipe), allow_nan=False)
+        return json.dumps({**_finite(recipe), **self._named_rows()}, allow_nan=False)
+
+    def _named_rows(self) -> dict[str, Any]:
+        """Return what a loop on arrays needs besides the prediction, with values by their names."""
+        given = list(samplers.get(self.sampler).given)
+        if self.layout is None:
+            return {"given": given, "memory": [], "start": None, "rows": None}
+        names, slots = value_names(self.layout), len(self.layout.slots)
+        first, number = self.grid.points[0], int if self.grid.integral else float
+        start = {
+            "scale": self.grid.init_scale,
+            "alpha": first.alpha,
+            "sigma": first.sigma,
+            "draws": _named_draws(self.start.draws),
+            "sums": _named_sums(
+                [(0, self.start.terms)], {0: names[SAMPLE]}, _start_names(self.start)
+            ),
+            "next": {},
+        }
+        rows = [
+            {
+                "step": step,
+                "t": number(row.point.t),
+                "scale": row.point.scale,
+                "alpha": row.point.alpha,
+                "sigma": row.point.sigma,
+                "lam": _number(row.point.lam),
+                "estimate": dict(zip(("x", "output", "skip", "out"), row.estimate, strict=True)),
+                "draws": _named_draws(row.draws),
+                "sums": _named_sums(row.statements, names, names),
+                "next": {
+                    names[place]: names[value]
+                    for place, value in [(SAMPLE, self.layout.following), *enumerate(row.picks, 2)]
+                    if place != value
+                },
+            }
+            for row, step in zip(self.rows, self.steps, strict=True)
+        ]
+        memory = [names[2 + i] for i in range(slots)]
+        return {"given": given, "memory": memory, "start": start, "rows": rows}
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
@@ -256,6 +299,47 @@ def _plain(name: str, value: Any) -> Any:
     )
 
 
+def _number(value: float) -> float | None:
+    """Return a number, or None for an infinite one."""
+    return value if math.isfinite(value) else None
+
+
+def _named_draws(draws: tuple[tuple[int, Draw], ...]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": f"z{draw.rank}",
+            "rank": draw.rank,
+            "interval": draw.interval and [_number(lam) for lam in draw.interval],
+            "log_range": draw.log_range and list(draw.log_range),
+        }
+        for _, draw in draws
+    ]
+
+
+def _named_sums(
+    statements: Iterable[tuple[int, tuple[Term, ...]]],
+    results: Mapping[int, str],
+    names: Mapping[int, str],
+) -> list[dict[str, Any]]:
+    """Return statements by names; a sum of nothing is 0 times the sample."""
+    where = {EVERYWHERE: "everywhere", INSIDE: "inside", OUTSIDE: "outside"}
+    return [
+        {
+            "name": results[value],
+            "terms": [
+                {"value": names[v], "weight": weight, "where": where[region]}
+                for v, weight, region in terms or [(SAMPLE, 0.0, EVERYWHERE)]
+            ],
+        }
+        for value, terms in statements
+    ]
+
+
+def _start_names(start: Start) -> dict[int, str]:
+    """Return readable names of the start row's values."""
+    return {0: "start", **{value: f"z{draw.rank}" for value, draw in start.draws}}
+
+
 def _sum(terms: tuple[Term, ...], names: Mapping[int, str], digits: int) -> str:
     where = {EVERYWHERE: "", INSIDE: "mask ", OUTSIDE: "(1 - mask) "}
     parts = [f"{c:.{digits}g} {where[region]}{names[v]}" for v, c, region in terms]
@@ -272,7 +356,8 @@ def value_names(layout: Layout) -> dict[int, str]:
         layout.following: "x'",
     }
     for i, (kind, rank, age) in enumerate(layout.slots):
-        names[2 + i] = f"{ {'d': 'x0', 'k': f'kept{rank}', 'r': 'raw'}.get(kind, kind) }[-{age}]"
+        stored = {"d": "x0", "k": f"kept{rank}", "r": "raw", "m": "output", "z": f"z{rank}"}
+        names[2 + i] = f"{stored.get(kind, kind)}[-{age}]"
     names.update({layout.first_draw + i: f"z{rank}" for i, (rank, _) in enumerate(layout.draws)})
     names.update({layout.first_given + i: name for i, name in enumerate(layout.given)})
     names.update({layout.raw + 1 + i: f"kept{i}" for i in range(layout.keeps)})

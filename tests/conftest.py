@@ -59,7 +59,7 @@ PARTS = {
     "peers": ("torch", "diffusers", "k_diffusion"),
     "numba": ("numba",),
     "interop": ("torch", "diffusers", "k_diffusion", "jax", "flax", "onnxruntime", "ndonnx"),
-    **{name: (name,) for name in ("paddle", "mlx", "dask")},
+    **{name: (name,) for name in ("paddle", "mlx", "dask", "diffusers", "onnxruntime")},
 }
 
 

@@ -22,22 +22,44 @@ from cmsched.plan import Plan
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FRAMEWORKS = ("torch", "jax", "cupy")
+PACKAGES = ("torch", "jax", "cupy", "diffusers", "onnxruntime")
 
 
 def blocks():
-    """Every Python block, with the frameworks it imports."""
+    """Every Python block, if the packages that it imports are here."""
     text = README.read_text(encoding="utf-8")
     for match in BLOCK.finditer(text):
         code = match[2]
-        needs = [name for name in FRAMEWORKS if re.search(rf"^import {name}\b", code, re.MULTILINE)]
+        needs = [name for name in PACKAGES if re.search(rf"^import {name}\b", code, re.MULTILINE)]
         line = text[: match.start()].count("\n") + 1
         if not any(map(missing, needs)):
             yield pytest.param(code, id=f"line {line}")
 
 
+def write_network(path: Path) -> None:
+    """Write a network that ONNX Runtime can run: 0.5 tanh(sample), whatever the time."""
+    from onnx import TensorProto, checker, helper, save
+
+    shape, kind = ("batch", 4, 8, 8), TensorProto.FLOAT
+    given = [("sample", kind, shape), ("timestep", TensorProto.INT64, ())]
+    inputs = [helper.make_tensor_value_info(*port) for port in given]
+    output = helper.make_tensor_value_info("output", kind, shape)
+    nodes = [
+        helper.make_node("Tanh", ["sample"], ["tanh"]),
+        helper.make_node("Mul", ["tanh", "half"], ["output"]),
+    ]
+    half = helper.make_tensor("half", kind, (), [0.5])
+    graph = helper.make_graph(nodes, "network", inputs, [output], [half])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    checker.check_model(model)
+    save(model, path)
+
+
 @pytest.mark.parametrize("code", list(blocks()))
-def test_block_runs(code, capsys):
+def test_block_runs(code, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "network.onnx" in code:
+        write_network(tmp_path / "network.onnx")
     before = set(samplers.REGISTRY)
     try:
         exec(compile(code, str(README), "exec"), {"__name__": "readme"})

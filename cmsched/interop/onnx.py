@@ -1,0 +1,119 @@
+"""ONNX Runtime sessions as networks, and the noise of a plan as one array; see `onnx.md`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .._messages import nearest
+from ..noise import standard_normal
+from ..plan import Plan
+
+__all__ = ["network", "normals"]
+
+
+def network(session: Any, **inputs: Any) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return `model(x, t)` of an ONNX Runtime session, for `cmsched.sample` on NumPy arrays.
+
+    Sample and time are the first two inputs that are not named here, whatever they are called.
+    Every array is given in the dtype that the session declares, the time also in the shape (one for
+    all, or one a row), and the first output comes back in the dtype of x.
+
+    Args:
+        session: an `onnxruntime.InferenceSession`.
+        inputs: its other inputs by name, alike at every step: `encoder_hidden_states=array`.
+
+    Raises:
+        ValueError: an input is missing, or the session has none of that name; called with times
+            that the session does not take (fractional ones as integers, or several as one).
+        TypeError: an input of a type that NumPy does not have.
+    """
+    ports = {port.name: port for port in session.get_inputs()}
+    if unknown := [name for name in inputs if name not in ports]:
+        raise ValueError(f"the session has no input {unknown[0]!r}{nearest(unknown[0], ports)}")
+    free = [name for name in ports if name not in inputs]
+    if len(free) < 2:
+        raise ValueError(
+            f"of the session's inputs {[*ports]} only {free} are left for the sample and the time:"
+            " leave two out; for a network without a time, write the function model(x, t) yourself"
+        )
+    if missing := free[2:]:
+        raise ValueError(
+            f"the session's inputs {missing} are missing: besides the sample ({free[0]!r}) and the"
+            f" time ({free[1]!r}) each is given by name, network(session, {missing[0]}=array)"
+        )
+    dtypes = {name: _dtype(port) for name, port in ports.items()}
+    sample, time = (ports[name] for name in free)
+    fixed = {name: np.asarray(value, dtypes[name]) for name, value in inputs.items()}
+    first = [session.get_outputs()[0].name]
+
+    def model(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        feeds = {
+            sample.name: np.asarray(x, dtypes[sample.name]),
+            time.name: _time(time, dtypes[time.name], t, x.shape),
+            **fixed,
+        }
+        output: np.ndarray = session.run(first, feeds)[0]
+        return output.astype(x.dtype, copy=False)
+
+    return model
+
+
+def _dtype(port: Any) -> "np.dtype[Any]":
+    """Return the dtype of an input, which declares it as "tensor(float16)"."""
+    name = port.type.removeprefix("tensor(").removesuffix(")")
+    try:
+        dtype: np.dtype[Any] = np.dtype({"float": "float32", "double": "float64"}.get(name, name))
+    except TypeError:
+        raise TypeError(
+            f"the session's input {port.name!r} is a {port.type}, which NumPy does not have: export"
+            " the network with float32 or float16 inputs"
+        ) from None
+    return dtype
+
+
+def _time(port: Any, dtype: "np.dtype[Any]", t: np.ndarray, sample: tuple[int, ...]) -> np.ndarray:
+    """Return times in an input's dtype and shape; its open axes are as long as the sample's."""
+    if dtype.kind in "iu" and np.any(t != np.rint(t)):
+        raise ValueError(
+            f"t={t} is not whole, but the session's input {port.name!r} is a {port.type}: use"
+            " timesteps that the network was trained at, or export it with a float time"
+        )
+    if t.ndim and np.all(t == t[(0,) * t.ndim]):  # rows at one time fit everywhere
+        t = t[(0,) * t.ndim]
+    lengths = zip(port.shape, (*sample, *port.shape), strict=False)
+    shape = tuple(wide if isinstance(wide, int) else long for wide, long in lengths)
+    ahead = (*np.shape(t), *(1,) * (len(shape) - np.ndim(t)))
+    try:
+        return np.broadcast_to(np.reshape(t, ahead), shape).astype(dtype)
+    except ValueError:
+        raise ValueError(
+            f"t has shape {np.shape(t)}, the session's input {port.name!r} {tuple(port.shape)}:"
+            " rows of a batch at different times need a network that takes one time a row"
+        ) from None
+
+
+def normals(plan: Plan, noise: np.ndarray, rng: Any) -> np.ndarray:
+    """Return all that a plan draws, (evaluations + 1, draws of a row, *shape), zeros in between.
+
+    Row 0 comes before the first evaluation, row i + 1 after evaluation i: what `sample` draws with
+    the same `rng` (the portable ones; of a generator, draws in the same order).
+
+    Args:
+        plan: the plan, of a sampler with a table.
+        noise: a NumPy array like the sample, for shape and dtype.
+        rng: see `cmsched.draw`.
+
+    Raises:
+        TypeError: the sampler has no table.
+    """
+    plan.check_traced()
+    each = [plan.start.draws, *(row.draws for row in plan.rows)]
+    draws = [(i, d) for i, row in enumerate(each) for _, d in row]
+    ranks = 1 + max((d.rank for _, d in draws), default=-1)
+    drawn = np.zeros((len(plan) + 1, ranks, *noise.shape), noise.dtype)
+    for i, d in draws:
+        drawn[i, d.rank] = standard_normal(
+            rng, noise.shape, noise.dtype, noise, row=i, rank=d.rank, interval=d.interval
+        )
+    return drawn
