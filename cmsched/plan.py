@@ -96,6 +96,10 @@ class Plan:
         """Pickle the recipe; unpickling traces it again."""
         return make_plan, (self.sampler, self.grid, self.prediction, dict(self.options))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Plan":
+        """Return the plan itself, which nothing changes."""
+        return self
+
     @property
     def points(self) -> tuple[Point, ...]:
         """Where the network is evaluated, one point per evaluation."""

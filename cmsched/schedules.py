@@ -458,7 +458,7 @@ class Logarithmic(Schedule):
 
 @dataclass(frozen=True)
 class Identity(Schedule):
-    """Any level, t = factor * ratio: networks are told the noise level itself (arXiv:2206.00364)."""
+    """Any level, t = factor * ratio: networks told the noise level itself (arXiv:2206.00364)."""
 
     frame: str = "ve"
     factor: float = 1.0

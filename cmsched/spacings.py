@@ -153,7 +153,8 @@ class Walk:
 
     def at_time(self, t: float) -> Point:
         """Return the point at model time t, or at the whole one below where the grid has such."""
-        return self.at(t=math.floor(t) if self._grid.integral else t)
+        # 1e-6: 0.7 * 700 is 490, and not the next float below
+        return self.at(t=math.floor(t + 1e-6) if self._grid.integral else t)
 
     def steps(self) -> Iterator[tuple[Point, Point]]:
         """Yield the two ends of every step."""

@@ -41,7 +41,10 @@ ARRAYS = {
     *("discrete", "guidance", "conversion", "schedulers", "interop"),
 }
 OUTSIDE = {"numpy", "array_api_compat"}
-FRAMEWORKS = ["torch", "jax", "cupy", "scipy", "huggingface_hub", "diffusers", "matplotlib"]
+FRAMEWORKS = [
+    *("torch", "jax", "cupy", "paddle", "mlx", "dask", "ndonnx"),
+    *("scipy", "huggingface_hub", "diffusers", "matplotlib"),
+]
 
 
 def part_of(path):

@@ -364,3 +364,40 @@ def test_orders(cls, order):
         plan = cls().plan(sigmas=np.linspace(1, 0, n + 1))
         misses.append(abs(cmsched.sample(gaussian, plan, np.ones((1, 1)))[0, 0] - 0.5))
     assert order - 0.15 < math.log2(misses[0] / misses[1]) < order + 0.5
+
+
+def test_a_ramp_beyond_the_flow():
+    """Cosmos 2: Karras' levels from 80, x = x0 + sigma eps, and a rising list of which n counts."""
+    scheduler = Euler(use_karras_sigmas=True, sigma_max=80.0, sigma_min=0.002)
+    levels = (80 ** (1 / 7) + np.linspace(0, 1, 5) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    for given in ({"num_inference_steps": 5}, {"sigmas": np.linspace(0, 1, 5)}):
+        scheduler.set_timesteps(**given)
+        assert np.allclose(scheduler.sigmas, [*levels, 0.0], rtol=1e-12)
+        assert np.allclose(scheduler.timesteps, 1000 * levels, rtol=1e-12)
+    again = scheduler.plan(sigmas=scheduler.sigmas)
+    assert np.allclose([p.sigma for p in again.points], levels, rtol=1e-12)
+    # the exact noise of one image leads to it, from wherever
+    x0 = np.linspace(-1, 1, 12).reshape(1, 3, 4)
+    noisy = scheduler.add_noise(x0, np.ones_like(x0), scheduler.timesteps[1])
+    assert np.allclose(noisy, x0 + levels[1])
+    x = x0 + levels[0]
+    for t, sigma in zip(scheduler.timesteps, levels, strict=True):
+        x = scheduler.step((x - x0) / sigma, t, x).prev_sample
+    assert np.allclose(x, x0, atol=1e-12)
+
+
+def test_ends_of_a_ramp():
+    levels = np.geomspace(0.9, 0.1, 4)
+    ends = {"use_exponential_sigmas": True, "sigma_max": 0.9, "sigma_min": 0.1}
+    assert np.allclose([p.sigma for p in Euler(**ends).plan(4).points], levels)
+    with pytest.warns(UserWarning, match="sigma_max has no effect without a ramp"):
+        Euler(sigma_max=0.9).plan(4)
+    wide = {"use_karras_sigmas": True, "sigma_max": 80.0}
+    for wrong, text in (
+        ({"sigma_min": -1.0}, "sigma_min must be positive, got -1.0"),
+        ({**ends, "sigma_min": 2.0}, "sigma_max=0.9 must be above sigma_min=2.0"),
+        ({**wide, "stochastic_sampling": True}, "stochastic_sampling is for a flow"),
+        ({**wide, "invert_sigmas": True}, "invert_sigmas is for a flow"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            Euler(**wrong)

@@ -54,6 +54,21 @@ def test_it_may_begin_at_every_step(skip):
         assert eps_is_true(PNDMScheduler(**options), 10, entry) < 1e-11
 
 
+def test_plms_may_begin_at_its_second_evaluation():
+    """It is level with the third, where it then begins: pipelines count entries as steps."""
+    ends = []
+    for first in (1, 2):
+        scheduler = PNDMScheduler(skip_prk_steps=True)
+        scheduler.set_timesteps(6)
+        scheduler.set_begin_index(first)
+        x = normals((1, 4))
+        for t in scheduler.timesteps[first:]:
+            x = scheduler.step(np.tanh(x) + t / 1000, t, x).prev_sample
+        assert scheduler.step_index == 7
+        ends.append(x)
+    assert (ends[0] == ends[1]).all()
+
+
 def test_a_warm_up_that_was_begun_goes_on():
     """Entered at its second Runge-Kutta step, a run has two of them, and then Adams-Bashforth."""
     whole = PNDMScheduler(set_alpha_to_one=True).plan(10)

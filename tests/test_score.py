@@ -171,9 +171,11 @@ def test_configurations_and_copies(cls, tmp_path):
 def in_pairs(scheduler, model, x, generator):
     """The loop in the class's documentation."""
     schedule, n = scheduler.schedule, scheduler.num_inference_steps
+    churn, low, high = (scheduler.config[name] for name in ("s_churn", "s_min", "s_max"))
     for t in range(n - 1, -1, -1):
         sigma, following = schedule[t], schedule[t - 1] if t > 0 else 0
-        hat, sigma_hat = scheduler.add_noise_to_input(x, sigma, generator)
+        added = churn > 0 and low <= float(sigma) <= high  # else a draw, if any, is thrown away
+        hat, sigma_hat = scheduler.add_noise_to_input(x, sigma, generator if added else 0)
         out = scheduler.step(model(hat, sigma_hat), sigma_hat, following, hat)
         x = out.prev_sample
         if t > 0:

@@ -14,11 +14,12 @@ again to have ours. Classes without a counterpart (`Scheduler`, `KDiffusionSched
 pipeline's scheduler as well, but who loads that pipeline needs cmsched.
 """
 
+import functools
 import importlib
 import inspect
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +29,7 @@ try:
     from diffusers.configuration_utils import ConfigMixin, FrozenDict
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
     from diffusers.utils import PushToHubMixin
+    from diffusers.utils.torch_utils import randn_tensor
 except ImportError as error:
     raise ImportError(
         f"cmsched.interop.diffusers needs diffusers and PyTorch, which cannot be imported here"
@@ -54,6 +56,7 @@ class Configured(Beside):  # type: ignore[misc]
 
     _internal_dict: Any
     _reference: type | None = None  # diffusers' own class
+    idle: ClassVar[Any] = {}  # no warning of options without effect, which pipelines write
 
     def __init__(self, *args: Any, compatibility: str = "diffusers", **kwargs: Any) -> None:
         super().__init__(*args, compatibility=compatibility, xp="torch", **kwargs)
@@ -300,6 +303,33 @@ def same_storage(part: Array, whole: Array) -> bool:
     return alike and bool(part.untyped_storage().data_ptr() == start)
 
 
+def drawing_to_the_end(step: Any, least: int) -> Any:
+    """Return a `step` that draws in the last step of `least` or more, though there is no use.
+
+    As the reference does: what one generator gives to the next image is the same then.
+    """
+    signature = inspect.signature(step)
+
+    @functools.wraps(step)
+    def drawn(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result, run = step(self, *args, **kwargs), self._run
+        if least <= len(run.base) + run.first == run.entry:
+            given = signature.bind(self, *args, **kwargs).arguments
+            sample, generator = given["sample"], given.get("generator")
+            each = generator if isinstance(generator, list) else [generator]
+            torchs = all(g is None or isinstance(g, torch.Generator) for g in each)
+            if torchs and given.get("variance_noise") is None:
+                like = {"dtype": sample.dtype, "device": sample.device}
+                randn_tensor(sample.shape, generator=generator, **like)
+        return result
+
+    return drawn
+
+
+# how many steps there must be for the last one to draw
+WASTEFUL = {"EulerAncestralDiscreteScheduler": 1, "CMStochasticIterativeScheduler": 2}
+
+
 def reference_of(name: str) -> type | None:
     """Return diffusers' class of this name, if it has one."""
     for module in ("diffusers", *ELSEWHERE):
@@ -317,6 +347,8 @@ def adapted(name: str, ours: type) -> type:
     theirs = (reference,) if reference else (SchedulerMixin, ConfigMixin)
     text = f"`cmsched.{name}` as diffusers' pipelines want it; see there for its options."
     members = {"__module__": __name__, "__doc__": text, "_reference": reference}
+    if name in WASTEFUL:
+        members["step"] = drawing_to_the_end(ours.step, WASTEFUL[name])  # type: ignore[attr-defined]
     cls: Any = type(name, (habit, ours, *theirs), members)
 
     # Configurations are read by their names in the constructor's signature.

@@ -332,12 +332,13 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
                     " starts; use at least two steps"
                 )
             sigmas = spacings.stretched(sigmas, config.shift_terminal)
-        ramp, ends = chosen_ramp(config), (config.sigma_max, config.sigma_min)
+        ramp = chosen_ramp(config)
         if ramp is None:
-            if any(ends):
-                self._once("sigma_max and sigma_min have no effect without a ramp of sigmas")
+            for name in ("sigma_min", "sigma_max"):
+                if config[name] is not None:
+                    self._once(f"{name} has no effect without a ramp of sigmas")
             return sigmas
-        high, low = (end or float(s) for end, s in zip(ends, sigmas[[0, -1]], strict=True))
+        high, low = config.sigma_max or sigmas[0], config.sigma_min or sigmas[-1]
         return RAMPS[ramp](len(sigmas), high, low)
 
     def _dynamic(self, config: FrozenDict, mu: float | None) -> float:

@@ -133,7 +133,7 @@ class SolverScheduler(BetaScheduler):
                 self._once(f"{name} has no effect without a ramp of sigmas")
         if flow:
             sigmas = self._flow_sigmas(config, n, shift)
-            return [self._truncated(schedule.at(sigma=s)) for s in sigmas.tolist()]
+            return self._at_flow_sigmas(config, sigmas)
         if ramp is None:
             return [schedule.at(t=t) for t in self._times(config, n)]
         levels = RAMPS[ramp](n, *self._ends(config)).tolist()
@@ -168,6 +168,12 @@ class SolverScheduler(BetaScheduler):
     def _moved(self, config: FrozenDict, sigmas: np.ndarray, shift: float) -> np.ndarray:
         """Return flow sigmas shifted."""
         return spacings.shifted(sigmas, shift)
+
+    def _at_flow_sigmas(self, config: FrozenDict, sigmas: np.ndarray) -> list[Point]:
+        """Return the points at levels of a flow; their times are cut, and so not to be rounded."""
+        schedule, train = self._schedule(config), config.num_train_timesteps
+        points = [replace(schedule.at(sigma=s), t=train * s) for s in sigmas.tolist()]
+        return [self._truncated(p) for p in points]
 
     def _ends(self, config: FrozenDict) -> tuple[float, float]:
         """Return the most and the least sigma / alpha of a ramp."""
@@ -230,7 +236,7 @@ class SolverScheduler(BetaScheduler):
         moved = self._moved(config, np.array(sigmas), self._shift(config, mu)).tolist()
         if math.isclose(moved[-1], last.sigma, rel_tol=1e-9) and not self._copies:
             moved = moved[:-1]
-        return [self._truncated(self._schedule(config).at(sigma=s)) for s in moved]
+        return self._at_flow_sigmas(config, np.array(moved))
 
     @property
     def alpha_t(self) -> Any:

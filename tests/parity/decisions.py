@@ -26,7 +26,7 @@ import cmsched
 
 from .declaring import DPM, EPS, EULER, LMS, SDE, X, both, close, constant, ours, quick, theirs
 from .kdiffusion import through
-from .lifted import Draws
+from .lifted import Draws, reference
 
 UNIPC, IPNDM, REPAINT = ("UniPCMultistepScheduler",), ("IPNDMScheduler",), ("RePaintScheduler",)
 FLOW, TOKENS = (
@@ -641,6 +641,33 @@ def draws_of_a_jump() -> None:
         source = mock.Mock(side_effect=lambda *args: constant(0.1, *args))
         counted(ours(REPAINT, mode), generator=source)
         assert source.call_count == count
+
+
+@decided(
+    "Algorithms",
+    "RePaint and Karras-VE draw noise of weight 0 between other draws",
+    "a step draws where its noise has a coefficient",
+    copied="as many draws as in the reference",
+)
+def draws_of_weight_zero() -> None:
+    """At the end of a run of RePaint, which goes up again there, and where nothing is churned."""
+
+    def counted(scheduler: Any, **options: Any) -> None:
+        scheduler.set_timesteps(5)
+        if hasattr(scheduler, "add_noise_to_input"):
+            scheduler.add_noise_to_input(X, 0.01, **options)
+        else:
+            scheduler.step(X, 0, X, X, X, **options)
+
+    for name in ("RePaintScheduler", "KarrasVeScheduler"):
+        draws = Draws()
+        with reference(name, draws, lifted=True) as cls:
+            counted(cls())
+        assert len(draws.handed_over()) == 1
+        for mode, count in zip(both(), (0, 1), strict=True):
+            source = mock.Mock(side_effect=lambda *args: constant(0.1, *args))
+            counted(ours((name,), mode), generator=source)
+            assert source.call_count == count
 
 
 @decided(

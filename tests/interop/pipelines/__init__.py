@@ -28,7 +28,7 @@ class Case:
 
     name: str
     build: Callable[[Any], Any]  # a new pipeline around a scheduler
-    call: Callable[[Any, torch.Generator], Any]  # its result: images in [0, 1], or latents
+    call: Callable[..., Any]  # of pipeline and generator: images in [0, 1], or latents
     schedulers: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)  # of the scheduler
     place: str = "scheduler"  # the scheduler in question, as `convert` names it
@@ -91,8 +91,11 @@ def as_array(result: Any) -> np.ndarray:
     return np.asarray(result, dtype=np.float32)
 
 
-def run(case: Case, scheduler: str, *, converted: bool) -> Seen:
-    """Build a case's pipeline and call it, with diffusers' scheduler or with ours."""
+def run(case: Case, scheduler: str, *, converted: bool, **changes: Any) -> Seen:
+    """Build a case's pipeline and call it, with diffusers' scheduler or with ours.
+
+    `changes` are for calls that take any.
+    """
     theirs = ours.reference_of(scheduler)(**case.options)
     torch.manual_seed(case.seed)
     pipeline = case.build(theirs)
@@ -107,7 +110,7 @@ def run(case: Case, scheduler: str, *, converted: bool) -> Seen:
     assert type(held(pipeline, case.place)) is wanted
     torch.manual_seed(case.seed + 1)
     with counted(wanted) as seconds:
-        result = case.call(pipeline, torch.Generator().manual_seed(case.seed + 2))
+        result = case.call(pipeline, torch.Generator().manual_seed(case.seed + 2), **changes)
     assert type(held(pipeline, case.place)) is wanted
     return Seen(as_array(result), len(seconds), seconds, pipeline)
 

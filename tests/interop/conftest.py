@@ -1,0 +1,25 @@
+"""Other libraries warn of themselves here; what cmsched warns of stays an error."""
+
+import warnings
+from collections.abc import Iterator
+
+import diffusers
+import pytest
+
+THEIRS = (
+    ("ignore", ".*", DeprecationWarning),
+    ("ignore", ".*", FutureWarning),
+    ("ignore", "Should have ta|Should have tb", UserWarning),  # torchsde, of rounding
+)
+
+
+@pytest.fixture(autouse=True)
+def calm() -> Iterator[None]:
+    """Let other libraries' warnings pass."""
+    level = diffusers.utils.logging.get_verbosity()
+    diffusers.utils.logging.set_verbosity_error()
+    with warnings.catch_warnings():
+        for action, message, category in THEIRS:
+            warnings.filterwarnings(action, message, category)
+        yield
+    diffusers.utils.logging.set_verbosity(level)

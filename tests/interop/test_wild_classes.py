@@ -1,0 +1,147 @@
+"""What code looks at before it uses a scheduler: classes, signatures, configs, lists it accepts."""
+
+import inspect
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers.configuration_utils import ConfigMixin, FrozenDict
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import PushToHubMixin
+
+import cmsched
+from interop.wild import COUNTERPARTS, NAMES, NEAR, loop, made, off, parameters, takes
+
+WITH_OPTIONS = {"VQDiffusionScheduler": {"num_vec_classes": 5}}
+METHODS = ("__init__", "set_timesteps", "step", "scale_model_input", "add_noise", "scale_noise")
+
+
+@pytest.mark.parametrize("name", COUNTERPARTS)
+def test_classes(name):
+    theirs, mine = made(name, **WITH_OPTIONS.get(name, {}))
+    for kind in (type(theirs), SchedulerMixin, ConfigMixin, PushToHubMixin, getattr(cmsched, name)):
+        assert isinstance(mine, kind)
+    assert type(mine) is not type(theirs)
+    assert type(mine).__name__ == name
+    assert mine.has_compatibles == theirs.has_compatibles
+    assert mine.order == theirs.order
+    assert mine.config_name == theirs.config_name
+    names = {cls.__name__ for cls in mine.compatibles}
+    assert names == {name, *(cls.__name__ for cls in theirs.compatibles)}
+    # ours stay ours when another is chosen among them
+    there = [cls for cls in mine.compatibles if cls.__name__ in COUNTERPARTS]
+    assert all(cls is COUNTERPARTS[cls.__name__] for cls in there)
+
+
+@pytest.mark.parametrize("name", COUNTERPARTS)
+def test_config(name):
+    theirs, mine = made(name, **WITH_OPTIONS.get(name, {}))
+    default = "_use_default_values"
+    a, b = ({**s.config, default: {*s.config[default]}} for s in (theirs, mine))
+    assert a == b
+    assert isinstance(mine.config, FrozenDict)
+    key = next(iter(theirs.config))
+    assert mine.config.get(key, "x") == getattr(mine.config, key) == mine.config[key]
+    assert mine.config.get("no such option", 7) == 7
+    with pytest.raises(AttributeError):
+        _ = mine.config.no_such_option
+    shown, expected = (json.loads(repr(s).removeprefix(name)) for s in (mine, theirs))
+    assert shown == expected
+    mine.register_to_config(something_of_a_pipeline=3)
+    assert mine.config.something_of_a_pipeline == 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", COUNTERPARTS)
+def test_signatures(name, method):
+    """The same parameters in the same places, more only after them, and no more are required."""
+    cls = COUNTERPARTS[name]
+    if not hasattr(cls._reference, method):
+        return
+    theirs, mine = (parameters(getattr(kind, method)) for kind in (cls._reference, cls))
+    named = [p for p in theirs if p.kind is not p.VAR_KEYWORD and p.kind is not p.VAR_POSITIONAL]
+    names = [p.name for p in named]
+    assert [p.name for p in mine][: len(names)] == names
+    assert inspect.Parameter.empty not in [p.default for p in mine[len(names) :]]
+    for p, own in zip(named, mine, strict=False):
+        if method == "scale_model_input":  # most look at no timestep
+            assert own.default in (p.default, None), p.name
+        else:
+            assert own.default == p.default, p.name
+
+
+LISTS = {"timesteps": [999, 700, 420, 100], "sigmas": [0.9, 0.6, 0.3, 0.1]}
+OF_OTHERS = {
+    ("CMStochasticIterativeScheduler", "timesteps"): [39, 30, 15, 5],
+    ("EDMEulerScheduler", "sigmas"): torch.tensor([0.0, 0.3, 0.6, 1.0]),  # places on its ramp
+    ("UniPCMultistepScheduler", "sigmas"): np.array(LISTS["sigmas"]),
+    ("EulerDiscreteScheduler", "sigmas"): [9.0, 2.0, 0.5, 0.0],  # with the end
+}
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}  # where sigmas are taken
+ACCEPTED = [
+    (name, what)
+    for name in NAMES
+    for what in LISTS
+    if takes(COUNTERPARTS[name]._reference.set_timesteps, what)
+]
+
+
+def check_run(theirs, mine, **given):
+    """Whether `retrieve_timesteps` of the pipelines gives the same of both, and the same run."""
+    (expected, n), (found, m) = (
+        retrieve_timesteps(scheduler, device="cpu", **given) for scheduler in (theirs, mine)
+    )
+    assert m == n
+    assert found.device == expected.device
+    # those of the consistency models are float64 there, which a network does not see
+    assert found.dtype == (torch.float32 if expected.is_floating_point() else expected.dtype)
+    assert np.allclose(found, expected, rtol=1e-5, atol=1e-3)
+    assert off(loop(mine), loop(theirs)) <= NEAR
+
+
+@pytest.mark.parametrize(("name", "what"), ACCEPTED)
+def test_lists(name, what):
+    flow = what == "sigmas" and takes(COUNTERPARTS[name].__init__, "use_flow_sigmas")
+    theirs, mine = made(name, **(FLOW if flow else {}))
+    check_run(theirs, mine, **{what: OF_OTHERS.get((name, what), LISTS[what])})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_retrieve_steps(name):
+    check_run(*made(name), num_inference_steps=7)
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_drawn(name, given):
+    """As much as by diffusers' schedulers, so that one generator serves for images in a row.
+
+    Without one it is torch's own, and `torch.manual_seed` decides.
+    """
+    results = []
+    for scheduler in made(name):
+        generator = torch.Generator() if given else torch.default_generator
+        given = given and takes(scheduler.step, "generator")
+        options = {"generator": generator} if given else {}
+        scheduler.set_timesteps(5)
+        x = torch.randn((2, 4, 4, 4), generator=torch.Generator().manual_seed(0))
+        x = x * getattr(scheduler, "init_noise_sigma", 1.0)
+        generator.manual_seed(3)
+        for t in scheduler.timesteps:
+            if hasattr(scheduler, "scale_model_input"):
+                _ = scheduler.scale_model_input(x, t)
+            x = scheduler.step(0.3 * torch.tanh(x), t, x, **options).prev_sample
+        results.append((x, torch.randn(3, generator=generator)))
+    (a, after), (b, then) = results
+    assert off(b, a) <= NEAR
+    assert torch.equal(after, then)  # not one number more or less
+
+
+def test_messages_of_pipelines_name_the_class():
+    """Pipelines build messages and other schedulers from `scheduler.__class__`."""
+    scheduler = made("DDIMScheduler")[1]
+    again = scheduler.__class__.from_config(scheduler.config)
+    assert type(again) is type(scheduler)
+    assert scheduler.__class__.__name__ == "DDIMScheduler"
