@@ -859,7 +859,7 @@ def test_every_public_function_has_the_documented_signature():
         ],
         "run": [
             *("model", "plan", "noise", "x0", "given", "rng"),
-            *("callback", "progress", "return_info"),
+            *("callback", "progress", "return_info", "report"),
         ],
     }
 

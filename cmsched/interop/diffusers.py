@@ -17,6 +17,7 @@ pipeline's scheduler as well, but who loads that pipeline needs cmsched.
 import functools
 import importlib
 import inspect
+import operator
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -36,7 +37,7 @@ except ImportError as error:
         f' ({error}): pip install "cmsched[diffusers]"'
     ) from error
 
-from .. import schedulers
+from .. import samplers, schedulers
 from ..plan import Plan, make_plan
 from ..schedulers.base import Run
 from ..schedulers.solvers import SolverScheduler
@@ -278,17 +279,12 @@ class Solved(Stepped):
         for k, (*place, age) in enumerate(slots):
             if tuple(place) == self._place and outputs[-age] is not None:
                 memory[k] = outputs[-age]
-        same = len(memory) == len(run.memory) and all(map(is_same, memory, run.memory))
+        same = len(memory) == len(run.memory) and all(map(operator.is_, memory, run.memory))
         if same or any(array is None for array in memory):
             return run
         self._run = run = run._replace(memory=tuple(memory))  # the same, as the list shows it
         self._listed = run, outputs
         return run
-
-
-def is_same(a: Any, b: Any) -> bool:
-    """Return whether both are one object."""
-    return a is b
 
 
 def single(host: np.ndarray) -> np.ndarray:
@@ -313,12 +309,14 @@ def drawing_to_the_end(step: Any, least: int) -> Any:
     @functools.wraps(step)
     def drawn(self: Any, *args: Any, **kwargs: Any) -> Any:
         result, run = step(self, *args, **kwargs), self._run
-        if least <= len(run.base) + run.first == run.entry:
+        plan = run.plan
+        if least <= run.first + len(plan) == run.entry and not plan.rows[-1].draws:
             given = signature.bind(self, *args, **kwargs).arguments
             sample, generator = given["sample"], given.get("generator")
             each = generator if isinstance(generator, list) else [generator]
             torchs = all(g is None or isinstance(g, torch.Generator) for g in each)
-            if torchs and given.get("variance_noise") is None:
+            stochastic = samplers.get(plan.sampler).trait("stochastic", plan.options)
+            if stochastic and torchs and given.get("variance_noise") is None:
                 like = {"dtype": sample.dtype, "device": sample.device}
                 randn_tensor(sample.shape, generator=generator, **like)
         return result
@@ -327,7 +325,15 @@ def drawing_to_the_end(step: Any, least: int) -> Any:
 
 
 # how many steps there must be for the last one to draw
-WASTEFUL = {"EulerAncestralDiscreteScheduler": 1, "CMStochasticIterativeScheduler": 2}
+WASTEFUL = {
+    "CMStochasticIterativeScheduler": 2,
+    "DDIMParallelScheduler": 1,
+    "DDIMScheduler": 1,
+    "DPMSolverMultistepScheduler": 1,
+    "DPMSolverSinglestepScheduler": 1,
+    "EulerAncestralDiscreteScheduler": 1,
+    "FlowMatchEulerDiscreteScheduler": 1,
+}
 
 
 def reference_of(name: str) -> type | None:

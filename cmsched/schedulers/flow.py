@@ -280,10 +280,11 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
     def _entries(self, name: str, values: Any) -> list[float]:
         """Return an explicit list from noise to data, also where it rises (`invert_sigmas`).
 
-        Of one that rises where a ramp has its own ends, the length counts (Cosmos 2).
+        Of sigmas from 0 up, where a ramp has its own ends, the length counts (Cosmos 2).
         """
         table = np.asarray(spacings.host(values))
-        if table.ndim == 1 and self._wide(self._options) and table[:1] <= table[-1:]:
+        rises = name == "sigmas" and table.ndim == 1 and table.size and table[0] == 0.0
+        if rises and self._wide(self._options):
             values = np.linspace(1.0, 1.0 / table.size, table.size)
         elif self._options.invert_sigmas and table.ndim == 1 and table[:1] < table[-1:]:
             top = 1.0 if name == "sigmas" else float(self._options.num_train_timesteps)

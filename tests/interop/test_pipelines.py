@@ -14,9 +14,8 @@ import pytest
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from interop.pipelines import cases, run
-
 import cmsched.interop
+from interop.pipelines import cases, run
 
 DOCS = Path(cmsched.interop.__file__).parent / "diffusers.md"
 TITLES = ("pipeline", "scheduler", "steps", "largest difference", "time of a step, ours / theirs")

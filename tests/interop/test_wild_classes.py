@@ -113,18 +113,33 @@ def test_retrieve_steps(name):
     check_run(*made(name), num_inference_steps=7)
 
 
+STOCHASTIC = [  # where noise is an option: of the class, of `step`
+    *((name, {}, {"eta": 0.5}) for name in ("DDIMScheduler", "DDIMParallelScheduler")),
+    ("DDIMScheduler", {"set_alpha_to_one": False}, {"eta": 0.5}),
+    ("EulerDiscreteScheduler", {}, {"s_churn": 1.0}),
+    ("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}, {}),
+    *(
+        (f"DPMSolver{kind}Scheduler", {"algorithm_type": "sde-dpmsolver++", **end}, {})
+        for kind in ("Multistep", "Singlestep")
+        for end in ({}, {"final_sigmas_type": "sigma_min"})
+    ),
+]
+
+
 @pytest.mark.parametrize("given", [True, False])
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_drawn(name, given):
+@pytest.mark.parametrize(
+    ("name", "options", "at_step"), [*((name, {}, {}) for name in NAMES), *STOCHASTIC]
+)
+def test_what_is_drawn(name, options, at_step, given):
     """As much as by diffusers' schedulers, so that one generator serves for images in a row.
 
     Without one it is torch's own, and `torch.manual_seed` decides.
     """
     results = []
-    for scheduler in made(name):
+    for scheduler in made(name, **options):
         generator = torch.Generator() if given else torch.default_generator
         given = given and takes(scheduler.step, "generator")
-        options = {"generator": generator} if given else {}
+        options = {"generator": generator, **at_step} if given else at_step
         scheduler.set_timesteps(5)
         x = torch.randn((2, 4, 4, 4), generator=torch.Generator().manual_seed(0))
         x = x * getattr(scheduler, "init_noise_sigma", 1.0)
