@@ -302,6 +302,8 @@ def test_lifting() -> None:
                 scheduler = cls()
                 scheduler.set_timesteps(space.usual)
                 for key in {*space.tables, "sigmas"} - {"final_alpha_cumprod", "timesteps"}:
+                    if name.startswith("CogVideoX") and key == "alphas_cumprod":
+                        continue  # of float64 betas in any case
                     if getattr(scheduler, key, None) is not None:
                         assert getattr(scheduler, key).dtype == dtype, (name, key)
         assert torch.get_default_dtype() == torch.float32
