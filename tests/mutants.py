@@ -858,6 +858,42 @@ MUTANTS = [
         "path = [grid.points[entry], ",
         "test_score::test_undoing_steps_gives_the_marginals",
     ),
+    # where people come from
+    Mutant(
+        "snr shift upside down",
+        "schedules.py",
+        "-np.log1p(self.snr_shift_scale * np.expm1(-log_bar))",
+        "-np.log1p(np.expm1(-log_bar) / self.snr_shift_scale)",
+        "test_cogvideox",
+    ),
+    Mutant(
+        "cogvideox forgets",
+        "schedulers/cogvideox.py",
+        "memory = (sample if old is None else old,)",
+        "memory = (sample,)",
+        "test_cogvideox",
+    ),
+    Mutant(
+        "flax name unknown",
+        "schedulers/config.py",
+        'name.removeprefix("Flax")',
+        "name",
+        "test_from_pretrained",
+    ),
+    Mutant(
+        "pipeline's folder not found",
+        "schedulers/config.py",
+        'file = files.find(source, name, subfolder or "scheduler", **where)',
+        'file = files.find(source, name, subfolder or "schedulers", **where)',
+        "test_from_pretrained",
+    ),
+    Mutant(
+        "registered framework draws by row alone",
+        "backends/adapted.py",
+        "counter = counter[0], on_host(counter[1])",
+        "counter = 0, on_host(counter[1])",
+        "test_anyframework",
+    ),
 ]
 
 
