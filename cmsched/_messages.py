@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 
 
-def nearest(name: object, known: Iterable[str]) -> str:
-    """Return '; did you mean ...?' for a misspelt name, and the known names otherwise."""
+def nearest(name: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return '; did you mean ...?' for a misspelt name, and the known names otherwise.
+
+    cutoff: how alike both are at least, in (0, 1]; names with a part in common need a high one.
+    """
     names = sorted(known)
     lower = [n.lower() for n in names]
-    close = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=cutoff)
     if close:
         return f"; did you mean {names[lower.index(close[0])]!r}?"
     return f"; known: {', '.join(names)}" if names else ""

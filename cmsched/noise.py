@@ -104,6 +104,8 @@ def standard_normal(
     if times is None and interval is not None:
         times = cell(interval[0]), cell(interval[1])
     device = backend.device(like)
+    if isinstance(rng, (list, tuple)) and len(rng) == 1 and backend.is_generator(rng[0]):
+        rng = rng[0]  # as pipelines hand one on
     many = isinstance(rng, (list, tuple))
     if many and len(rng) != batch:
         raise ValueError(

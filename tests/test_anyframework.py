@@ -95,6 +95,7 @@ FUNCTIONS = {
     "concat": lambda arrays, *, axis=0: np.concatenate(arrays, axis),
     "reshape": lambda x, shape: x.reshape(shape),
     "sort": lambda x, *, axis: np.sort(x, axis),
+    "std": lambda x, *, axis, keepdims: np.std(x, axis, keepdims=keepdims),
     "take": lambda x, indices, *, axis=0: np.take(x, indices, axis),
     **{name: getattr(np, name) for name in ("abs", "exp", "sqrt", "tanh", "zeros_like")},
     **{name: getattr(np, name) for name in ("maximum", "minimum", "searchsorted", "where")},
@@ -396,6 +397,12 @@ def test_chunks_are_kept():
             np.testing.assert_array_equal(found.compute(), expected)
 
 
+@pytest.mark.parametrize("part", ["`guide`", "`guide` with rescale"])
+def test_guidance(framework, part):
+    for found, expected in zip(PARTS[part](framework), PARTS[part](REFERENCE), strict=True):
+        close(framework, found, expected, "float32")
+
+
 # noise
 
 
@@ -630,9 +637,14 @@ def adding(own):
         yield scheduler.add_noise(x, noise, timesteps)
 
 
-def guiding(own):
-    model = cmsched.guide(lambda x, t: x * 0.5, 3.0)
+def guiding(own, rescale=0.0):
+    weight = own.asarray(np.linspace(0.1, 0.9, 4 * 15).reshape(4, *SHAPE[1:]), "float32")
+    model = cmsched.guide(lambda x, t: x * weight, 3.0, rescale=rescale)
     return [cmsched.sample(model, a_plan("ddim", {}), own.asarray(start_of(SHAPE), "float32"))]
+
+
+def rescaling(own):
+    return guiding(own, rescale=0.7)
 
 
 PARTS = {
@@ -647,6 +659,7 @@ PARTS = {
     "`take` and `join`": batches,
     "`add_noise`": adding,
     "`guide`": guiding,
+    "`guide` with rescale": rescaling,
 }
 
 
@@ -656,7 +669,7 @@ def table():
     found = {}
     for line in text.split("\n\n")[0].splitlines()[2:]:
         name, *columns = line.split("|")[1:-1]
-        (part,) = [part for part in PARTS if name.strip().startswith(part)]
+        part = max((part for part in PARTS if name.strip().startswith(part)), key=len)
         found[part] = tuple({*re.findall(r"`([^`(]+)[^`]*`", column)} for column in columns)
     assert list(found) == list(PARTS)
     return found

@@ -93,6 +93,28 @@ def test_registered_type(monkeypatch):
     backends._by_type.pop(Mine)
 
 
+def test_a_framework_that_is_known_cannot_be_registered(xp, monkeypatch):
+    """Neither its name nor its arrays; nothing is registered then."""
+
+    class Mine:
+        pass
+
+    monkeypatch.setattr(backends, "_registered", {})
+    namespace = backends.named("numpy").xp
+    for name in backends.FRAMEWORKS:
+        with pytest.raises(ValueError, match=f"name='{name}' is a framework known already"):
+            backends.register(name, Mine, namespace)
+    x = xp.asarray(np.zeros(1))
+    if xp.name != "strict":
+        for array in (type(x), (Mine, type(x))):
+            with pytest.raises(ValueError, match=f"would take the arrays of {xp.backend}, which"):
+                backends.register("mine", array, namespace)
+    with pytest.raises(ValueError, match="would take the arrays of numpy"):
+        backends.register("mine", object, namespace)
+    assert backends._registered == {}
+    assert backends.resolve(x) is backends.named(xp.xp)
+
+
 @needs_jax
 def test_pytree_before_and_after_jax():
     code = (

@@ -7,6 +7,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cmsched.backends import base
 from cmsched.backends.base import Array, Backend
 
@@ -82,7 +84,8 @@ def register(
     Raises:
         TypeError: name is no string, array no type; a function's name is none of the array API's,
             or stands for no function.
-        ValueError: the name is registered for another type.
+        ValueError: the name is registered for another type, or the name or the arrays are those of
+            a framework that needs no registering.
         AttributeError: the framework lacks what every loop needs.
     """
     from cmsched.backends.adapted import REQUIRED, AdaptedBackend
@@ -92,6 +95,15 @@ def register(
         raise TypeError(f"name={name!r}: give the name of the framework, such as 'paddle'")
     if not types or not all(isinstance(cls, type) for cls in types):
         raise TypeError(f"array={array!r} is no type: pass that of the arrays, such as type(x)")
+    if name in FRAMEWORKS:
+        raise ValueError(f"name={name!r} is a framework known already: choose another name")
+    for cls in types:
+        own = _adapter(cls) or (issubclass(np.ndarray, cls) and _load("numpy"))
+        if own:
+            raise ValueError(
+                f"array={cls!r} would take the arrays of {own.name}, which is known already: pass"
+                " the type of your own arrays"
+            )
     if name in _registered and _registered[name].array != array:
         raise ValueError(
             f"name={name!r} is registered for {_registered[name].array}: choose another name"
@@ -127,10 +139,8 @@ def _find(x: Array) -> Backend:
     for backend in reversed(_registered.values()):
         if backend.owns(cls):
             return backend
-    # A framework that nobody imported cannot have made the array.
-    for name in FRAMEWORKS:
-        if name in sys.modules and _load(name).owns(cls):
-            return _load(name)
+    if own := _adapter(cls):
+        return own
     try:
         return named(import_module("array_api_compat").array_namespace(x))
     except TypeError:
@@ -139,6 +149,15 @@ def _find(x: Array) -> Backend:
             f"{cls.__module__}.{cls.__qualname__}: convert it first, e.g. numpy.asarray(value), or "
             "make its framework known by cmsched.backends.register"
         ) from None
+
+
+def _adapter(cls: type) -> Backend | None:
+    """Give the backend written here for arrays of this type, if there is one."""
+    # A framework that nobody imported cannot have made the array.
+    for name in FRAMEWORKS:
+        if name in sys.modules and _load(name).owns(cls):
+            return _load(name)
+    return None
 
 
 def _load(name: str) -> Backend:

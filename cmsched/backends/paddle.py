@@ -11,5 +11,6 @@ BACKEND = AdaptedBackend(
     astype=paddle.cast,
     expand_dims=paddle.unsqueeze,
     permute_dims=paddle.transpose,
+    std=lambda x, axis, keepdims: paddle.std(x, axis, unbiased=False, keepdim=keepdims),
     take=lambda x, indices, axis=0: paddle.index_select(x, indices, axis),
 )

@@ -18,7 +18,7 @@ import functools
 import importlib
 import inspect
 import operator
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -39,8 +39,10 @@ except ImportError as error:
 
 from .. import samplers, schedulers
 from ..plan import Plan, make_plan
-from ..schedulers.base import Run
+from ..schedulers.base import ON_HOST, Run, tolerance
 from ..schedulers.solvers import SolverScheduler
+from ..schedules import Point
+from ..spacings import Grid
 
 Array = Any
 
@@ -59,11 +61,27 @@ class Configured(Beside):  # type: ignore[misc]
     _reference: type | None = None  # diffusers' own class
     idle: ClassVar[Any] = {}  # no warning of options without effect, which pipelines write
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Show the default of `compatibility` here, and no `xp`, in the constructor's signature."""
+        super().__init_subclass__(**kwargs)
+        signature = inspect.signature(cls.__init__)
+        if "__init__" in vars(cls) and "xp" in signature.parameters:
+            shown = [
+                p.replace(default="diffusers") if p.name == "compatibility" else p
+                for p in signature.parameters.values()
+                if p.name != "xp"
+            ]
+            cls.__init__.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+
     def __init__(self, *args: Any, compatibility: str = "diffusers", **kwargs: Any) -> None:
+        if "xp" in kwargs:
+            name = type(self).__name__
+            raise TypeError(f"{name}() is for torch and has no xp; cmsched.{name} has")
+        registered = getattr(self, "_internal_dict", {})  # a subclass's own options
         super().__init__(*args, compatibility=compatibility, xp="torch", **kwargs)
         # before this it is cmsched's, which nobody can write to
-        self._internal_dict = FrozenDict(self._internal_dict)
-        if self._reference:
+        self._internal_dict = FrozenDict({**registered, **self._internal_dict})
+        if self._reference and ADAPTED.get(type(self).__name__) is type(self):
             # A saved pipeline has the name of this module and the class, and shall load anywhere.
             self.__module__ = self._reference.__module__
 
@@ -104,16 +122,40 @@ for name, member in machinery.items():
 
 
 class Stepped(Configured):
-    """The stateful habit, where pipelines read and write what happens between the steps."""
+    """The stateful habit, where pipelines read and write what happens between the steps.
 
+    Class attributes of a scheduler:
+        counts: whether diffusers counts steps; else it looks each timestep up.
+    """
+
+    counts: ClassVar[bool] = True
     _plan: Plan | None
     _run: Run | None
+    _planned: schedulers.FrozenDict | None = None  # the options that the plan was made with
     _given: Array = None  # the timesteps of `set_timesteps`, whatever is shown now
     _levels_shown: tuple[Any, Array, list[float]] = (None, None, [])  # of a plan, and as they were
 
     def _set_on(self, backend: Any, host: np.ndarray, device: Any) -> None:
         super()._set_on(backend, host, device)
-        self._given = self._timesteps
+        self._given, self._planned = self._timesteps, self._options
+
+    def _set(self) -> Plan:
+        """Return the plan: without `set_timesteps` of all training steps, as in training loops."""
+        if self._plan is None:
+            starts = self._training_points()[:: self.order]
+            self._plan = self._planned_over([*starts, self._last(self._options)])
+        return self._plan
+
+    def _planned_over(self, points: Sequence[Point], like: Grid | None = None) -> Plan:
+        """Return a plan over points with the present options."""
+        config = self._options
+        sampler, fixed = self._sampler(config, len(points) - 1)
+        if like is None:
+            whole = self.whole_times and all(p.t == int(p.t) for p in points[:-1])
+            scale = self._init_scale(config, points[0])
+            like = Grid(tuple(points), self._schedule(config), scale, whole)
+        self._planned = config
+        return make_plan(sampler, like, self._prediction(config), fixed)
 
     @property
     def timesteps(self) -> Array:
@@ -132,6 +174,7 @@ class Stepped(Configured):
         if not torch.equal(host, last.to(host.dtype)):
             plan = self.plan(timesteps=host.double().numpy())
             self._plan, self.num_inference_steps = plan, len(plan.grid)
+            self._planned = self._options
             self._restart()
         if len(host) == len(plan):
             self._given = value
@@ -182,26 +225,67 @@ class Stepped(Configured):
             p if level == was else replace(known.get(level) or schedule.at(**{name: level}), t=p.t)
             for p, level, was in zip(points, levels, were, strict=True)
         ]
-        grid = replace(plan.grid, points=tuple(changed))
+        scale = self._init_scale(self._options, changed[0])
+        grid = replace(plan.grid, points=tuple(changed), init_scale=scale)
         self._plan = make_plan(plan.sampler, grid, plan.prediction, plan.options)
         self._levels_shown = self._plan, shown, levels
 
-    def _at(self, timestep: Any) -> Run:
+    @property
+    def init_noise_sigma(self) -> float:
+        """The scale of the unit normal noise a run starts from."""
         self._take_written()
-        run: Run = super()._at(self._on_host(timestep))
+        scale: float = super().init_noise_sigma
+        return scale
+
+    def _at(self, timestep: Any) -> Run:
+        if self._run is None:
+            self._take_changed()
+        self._take_written()
+        time = self._on_host(timestep)
+        if not self.counts and isinstance(time, ON_HOST):
+            self._go_to(float(time))
+        run: Run = super()._at(time)
         return run
+
+    def _take_changed(self) -> None:
+        """Plan with the options as they are now, and with what was written into `timesteps`."""
+        if self._plan is None:
+            return
+        if self._planned != self._options:
+            self._plan = self._planned_over(self._plan.grid.points, self._plan.grid)
+        given = self._given
+        if given is not None and given.device.type == "cpu":
+            times = torch.as_tensor(single(self._plan.timesteps)).to(given.dtype)
+            if not torch.equal(given, times):
+                self.timesteps = self._timesteps
+
+    def _go_to(self, time: float) -> None:
+        """Move a run that remembers nothing to a time, wherever it is, as diffusers does."""
+        run = self._run
+        if run is None or run.plan.check_traced().slots:
+            return
+        over = run.entry - run.first >= len(run.plan)
+        if over or abs(time - run.plan.points[run.entry - run.first].t) > tolerance(time):
+            entry = self.index_for_timestep(time)
+            if over or entry < run.first:
+                self._run = self._from(self._set(), entry)
 
     def _on_host(self, timestep: Any) -> Any:
         """Return the time of a tensor, if that can be had without a wait for the device."""
         given, plan = self._given, self._plan
         if not isinstance(timestep, torch.Tensor) or timestep.numel() != 1 or plan is None:
             return timestep
-        if same_storage(timestep, given):  # an entry of `timesteps`
+        if given is not None and same_storage(timestep, given):  # an entry of `timesteps`
             entry = (timestep.storage_offset() - given.storage_offset()) // given.stride(0)
             return float(plan.points[entry].t)
         # On a device diffusers looks as well, where it does not count steps.
-        counts = self._reference is None or hasattr(self._reference, "begin_index")
-        return timestep if counts and timestep.device.type != "cpu" else timestep.item()
+        if self.counts and timestep.device.type != "cpu":
+            return timestep
+        time = timestep.item()
+        if given is None:  # of all training steps, between which shown times are rounded
+            near = min(plan.timesteps.tolist(), key=lambda t: abs(t - time))
+            return near if abs(near - time) < 0.01 else time
+        return time
 
     @property
     def _step_index(self) -> int | None:
@@ -299,6 +383,32 @@ def same_storage(part: Array, whole: Array) -> bool:
     return alike and bool(part.untyped_storage().data_ptr() == start)
 
 
+def movable(name: str, own: property) -> property:
+    """Return the property of a table that code moves to another device or dtype, but cannot change.
+
+    It is a copy: what counts is the configuration.
+    """
+    attribute = f"_moved_{name}"
+
+    def shown(self: Any) -> Array:
+        return vars(self).get(attribute, own.__get__(self))
+
+    def move(self: Any, value: Array) -> None:
+        table = own.__get__(self)
+        same = isinstance(value, torch.Tensor) and value.shape == table.shape
+        if not same or not torch.allclose(
+            value.detach().cpu().float(), table.to(value.dtype).float()
+        ):
+            raise ValueError(
+                f"{name} follows from the configuration and cannot be set to other values;"
+                " construct the scheduler with trained_betas=, beta_schedule= or"
+                " rescale_betas_zero_snr="
+            )
+        setattr(self, attribute, value)
+
+    return property(shown, move, doc=own.__doc__)
+
+
 def drawing_to_the_end(step: Any, least: int) -> Any:
     """Return a `step` that draws in the last step of `least` or more, though there is no use.
 
@@ -352,42 +462,50 @@ def adapted(name: str, ours: type) -> type:
     habit = next((mine for kind, mine in kinds.items() if issubclass(ours, kind)), Configured)
     theirs = (reference,) if reference else (SchedulerMixin, ConfigMixin)
     text = f"`cmsched.{name}` as diffusers' pipelines want it; see there for its options."
-    members = {"__module__": __name__, "__doc__": text, "_reference": reference}
+    members: dict[str, Any] = {
+        **{"__module__": __name__, "__doc__": text, "_reference": reference},
+        "counts": reference is None or hasattr(reference, "begin_index"),
+        **{
+            table: movable(table, own)
+            for table in ("betas", "alphas", "alphas_cumprod", "final_alpha_cumprod")
+            if isinstance(own := getattr(ours, table, None), property)
+        },
+    }
     if name in WASTEFUL:
         members["step"] = drawing_to_the_end(ours.step, WASTEFUL[name])  # type: ignore[attr-defined]
     cls: Any = type(name, (habit, ours, *theirs), members)
-
-    # Configurations are read by their names in the constructor's signature.
-    signature = inspect.signature(cls.__init__)
-    shown = [
-        p.replace(default="diffusers") if p.name == "compatibility" else p
-        for p in signature.parameters.values()
-        if p.name != "xp"
-    ]
-    cls.__init__.__signature__ = signature.replace(parameters=shown)
     return cls  # type: ignore[no-any-return]
 
 
 ADAPTED: dict[str, Any] = {
     name: adapted(name, ours) for name, ours in dict(schedulers.CLASSES).items()
 }
+# what a scheduler of diffusers, or a plain one of ours, becomes
+BESIDE = {cls._reference: cls for cls in ADAPTED.values() if cls._reference}
+BESIDE |= {ours: ADAPTED[name] for name, ours in schedulers.CLASSES.items()}
 globals().update(ADAPTED)
 __all__ = ["convert", *ADAPTED]
 
 
 def convert(
-    pipeline: Any, *, only: Collection[str] | None = None, back: bool = False
+    pipeline: Any,
+    *,
+    only: Collection[str] | None = None,
+    back: bool = False,
+    compatibility: str = "diffusers",
 ) -> dict[str, str]:
     """Exchange the schedulers that a pipeline holds for ours of the same class and configuration.
 
     Schedulers inside its models (that of `ConsistencyDecoderVAE`) and in pipelines inside it are
-    exchanged too. A new scheduler has no timesteps yet: pipelines set them in each call.
+    exchanged too, everywhere that they are held. A new scheduler has no timesteps yet: pipelines
+    set them in each call.
 
     Args:
         pipeline: a `DiffusionPipeline`, changed in place.
         only: names of the schedulers to exchange, such as "scheduler" or "vae.decoder_scheduler";
             by default all.
         back: exchange ours for diffusers' own.
+        compatibility: of the new ones; "paper" follows the papers where diffusers does not.
 
     Returns:
         What was done: the classes, by the names of the schedulers.
@@ -403,18 +521,18 @@ def convert(
             " cmsched.interop.diffusers.<its class>.from_config(scheduler.config)"
         )
     held = {name: place for name, *place in places(pipeline)}
-    if only is not None:
-        if isinstance(only, str) or (absent := [name for name in only if name not in held]):
-            what = repr(only) if isinstance(only, str) else ", ".join(map(repr, absent))
-            raise ValueError(
-                f"only={what} is no list of schedulers of this {type(pipeline).__name__}; it holds"
-                f" {', '.join(held) or 'none'}"
-            )
-        held = {name: held[name] for name in only}
+    names = list(held) if only is None else [only] if isinstance(only, str) else list(only)
+    if absent := [name for name in names if name not in held]:
+        raise ValueError(
+            f"only={absent[0]!r}: this {type(pipeline).__name__} holds no such scheduler, but"
+            f" {', '.join(held) or 'none'}"
+        )
+    options = {} if back else {"compatibility": compatibility}
     made: dict[int, Any] = {}  # one scheduler may be held in several places
-    for name, (_, _, scheduler) in held.items():
+    for name in names:
+        scheduler = held[name][-1]
         if isinstance(scheduler, Configured) is back and id(scheduler) not in made:
-            made[id(scheduler)] = counterpart(name, scheduler, back=back)
+            made[id(scheduler)] = counterpart(name, scheduler, options, back=back)
     done = {}
     for name, (owner, attribute, scheduler) in held.items():
         if id(scheduler) in made:
@@ -424,34 +542,33 @@ def convert(
     return done
 
 
-def places(owner: Any, path: str = "") -> Iterator[tuple[str, Any, str, Any]]:
+def places(
+    owner: Any, path: str = "", seen: frozenset[int] = frozenset()
+) -> Iterator[tuple[str, Any, str, Any]]:
     """Yield name, owner, attribute and scheduler for every scheduler that something holds."""
+    holders, seen = diffusers.DiffusionPipeline | torch.nn.Module, seen | {id(owner)}
     for attribute, value in list(vars(owner).items()):
         name = path + attribute
-        if isinstance(value, SchedulerMixin):
+        if isinstance(value, SchedulerMixin | schedulers.ConfigMixin):
             yield name, owner, attribute, value
-        elif isinstance(value, diffusers.DiffusionPipeline | torch.nn.Module):
-            yield from places(value, f"{name}.")
+        elif isinstance(value, holders) and id(value) not in seen:
+            yield from places(value, f"{name}.", seen)
 
 
-def counterpart(name: str, scheduler: Any, *, back: bool) -> Any:
+def counterpart(name: str, scheduler: Any, options: dict[str, Any], *, back: bool) -> Any:
     """Return the other side's scheduler of the same class and configuration."""
     kind: Any = type(scheduler)
-    if back:
-        other = kind._reference
-    else:
-        other = next((c for c in ADAPTED.values() if c._reference is kind), None)
+    other = kind._reference if back else BESIDE.get(kind)
     if other is None:
-        side = "diffusers" if back else "cmsched"
-        others = "; leave it out by only=" if not back else ""
+        side, hint = ("diffusers", "") if back else ("cmsched", "; leave it out by only=")
         raise ValueError(
             f"{name} is a {kind.__name__}, which {side} does not have; the pipeline is unchanged"
-            f"{others}"
+            f"{hint}"
         )
     config = {key: getattr(scheduler.config, key) for key in scheduler.config}
     try:
         # a default that a pipeline has changed in place is no default any more
-        made = other.from_config({**config, "_use_default_values": []})
+        made = other.from_config({**config, "_use_default_values": []}, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name}: {other.__name__} does not take this configuration ({error}); the pipeline is"

@@ -26,6 +26,7 @@ from ..noise import standard_normal
 from ..plan import Plan
 from ..schedulers.base import ON_HOST, by_name, one_time, tolerance
 from ..schedulers.plans import check_option
+from ..schedules import Schedule
 from ..tables import EVERYWHERE, Layout, Row, Table, columns
 
 try:
@@ -284,6 +285,8 @@ class FlaxScheduler:
         """Return the named class with this plan set; the last one is kept, for its tables."""
         at = self._last
         if at._plan is not plan:
+            if plan is not None:
+                self._check(plan)
             at = copy.copy(self._named)
             at._restart()
             at._plan = plan
@@ -291,6 +294,24 @@ class FlaxScheduler:
                 at._timesteps, at.num_inference_steps = at._times_of(plan), len(plan.grid)
             self._last = at
         return at
+
+    def _check(self, plan: Plan) -> None:
+        """Raise unless a plan is one of this scheduler's, but for what a run may be given."""
+        own = self._named
+        config = own._options
+        sampler, _ = own._sampler(config, 1)
+        same = (sampler, own._prediction(config)) == (plan.sampler, plan.prediction)
+        if not same or not self._agree(own._schedule(config), plan.grid.schedule):
+            raise ValueError(
+                f"the state is of another class or configuration than this"
+                f" {type(self).__name__}'s: its sampler is {plan.sampler!r}, here {sampler!r}, or its"
+                " schedule or prediction differs; make it with this scheduler,"
+                " scheduler.set_timesteps(scheduler.create_state(), ...)"
+            )
+
+    def _agree(self, own: Schedule, given: Schedule) -> bool:
+        """Return whether a state's schedule may be this one."""
+        return given == own
 
     def _common(self) -> CommonSchedulerState | None:
         if not hasattr(self._named, "alphas_cumprod"):
@@ -429,6 +450,7 @@ class FlaxStepScheduler(FlaxScheduler):
                 "the state has no timesteps yet: call state = scheduler.set_timesteps(state,"
                 " num_inference_steps, shape=sample.shape) before the loop"
             )
+        self._with(state.plan)  # which checks it
         kind = type(sample)
         if not JAX.owns(kind):
             raise TypeError(
@@ -698,6 +720,7 @@ class FlaxKarrasVeScheduler(FlaxScheduler):
                 "the state has no timesteps yet: call state = scheduler.set_timesteps(state,"
                 " num_inference_steps) before the loop"
             )
+        self._with(state.plan)
         return state.num_inference_steps
 
 
@@ -728,6 +751,9 @@ class FlaxScoreSdeVeScheduler(FlaxScheduler):
         at = copy.copy(self._with(state.plan))
         at.set_sigmas(num_inference_steps, sigma_min, sigma_max, sampling_eps)
         return self._state(at._plan, None)
+
+    def _agree(self, own: Schedule, given: Schedule) -> bool:
+        return type(given) is type(own)  # whose ends `set_sigmas` may have changed
 
     def get_adjacent_sigma(self, state: FlaxSchedulerState, timesteps: Array, t: Array) -> Array:
         """Return the level below each of these numbers of levels, 0 below number 0, beside t."""

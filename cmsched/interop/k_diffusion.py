@@ -203,23 +203,35 @@ def _sample(
     levels = _levels(**{key: rest.pop(key) for key in function.levels})
     if len(levels) == 1:
         return x  # no step
-    if samplers.get(function.sampler).jumps and levels[-1] > 0:
-        raise ValueError(
-            f"{name} jumps to sigma = 0 in every step, and cannot end at {levels[-1]:g}; append a 0"
-        )
     scale = nonnegative("s_noise", rest.get("s_noise", 1.0))
-    plan = _plan(function, levels, rest)
+    # A clean estimate is noised up to the last level as on the way to a 0, which is left out then.
+    split = samplers.get(function.sampler).jumps and levels[0] > levels[-1] > 0
+    plan = _plan(function, [*levels, 0.0] if split else levels, rest)
     own = "s_noise" in plan.options  # then the loop scales its draws itself
     loop = _Loop(backend, model, x, plan, extra_args or {}, callback, 1.0 if own else scale)
     if samplers.get(plan.sampler).trait("stochastic", plan.options):
         loop.take(noise_sampler, name, "noise_sampler" in function.takes)
     # x is a tensor under PyTorch's no_grad, as in k-diffusion
     calm = backend.xp.no_grad() if backend.name == "torch" else nullcontext()
-    with calm, _bar(len(plan.grid) if plan.rows else None, disable) as bar:
+    total = len(plan.grid) - split if plan.rows else None
+    with calm, _bar(total, disable) as bar, _own_names():
         if plan.rows:
-            return loop.run(bar)
+            return loop.run(bar, len(plan) - split)
         end, info = loop.adapt(bar)
         return (end, info) if return_info else end
+
+
+@contextmanager
+def _own_names() -> Iterator[None]:
+    """Let an error about rng speak of noise_sampler, and of what it is called with."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        text = str(error)
+        if not text.startswith("rng"):
+            raise
+        text = text.replace("(shape, dtype, interval)", "(sigma, sigma_next)")
+        raise type(error)(text.replace("rng", "noise_sampler")) from error
 
 
 def _levels(**given: Any) -> list[float]:
@@ -329,12 +341,12 @@ class _Loop:
         else:
             self.rng = self.backend.fresh(secrets.randbits(64), self.backend.device(self.x))
 
-    def run(self, bar: Any) -> Array:
-        """Take the rows of the plan."""
+    def run(self, bar: Any, count: int) -> Array:
+        """Take the first rows of the plan."""
         plan, backend = self.plan, self.backend
         begins = _beginnings(plan)
         state = engine.init(plan, self.x, rng=self.rng, index=0)
-        for k in range(len(plan)):
+        for k in range(count):
             sigma, self.step = plan.time_on(self.x, k), plan.steps[k]
             x0 = self.denoised(state.sample, sigma)
             if self.callback is not None and k in begins:
@@ -461,6 +473,12 @@ def _placed(levels: Sequence[float] | np.ndarray, device: Any, xp: str | ModuleT
     return backend.astype(backend.at(host, device), backend.xp.get_default_dtype())
 
 
+def _between(n: int, sigma_max: Any, sigma_min: Any) -> tuple[int, float, float]:
+    """Return what a ramp goes between, checked by the names that it has here."""
+    ends = nonnegative("sigma_max", sigma_max), nonnegative("sigma_min", sigma_min)
+    return check_count("n", n), *ends
+
+
 def get_sigmas_karras(
     n: int,
     sigma_min: float,
@@ -479,7 +497,7 @@ def get_sigmas_karras(
     Raises:
         ValueError: ends that are not positive, finite and in order.
     """
-    return _placed(ramps.RAMPS["karras"](n, sigma_max, sigma_min, rho=rho), device, xp)
+    return _placed(ramps.RAMPS["karras"](*_between(n, sigma_max, sigma_min), rho=rho), device, xp)
 
 
 def get_sigmas_exponential(
@@ -491,7 +509,7 @@ def get_sigmas_exponential(
     xp: str | ModuleType | None = None,
 ) -> Array:
     """Return n levels even in log sigma and a 0; see `get_sigmas_karras`."""
-    return _placed(ramps.RAMPS["exponential"](n, sigma_max, sigma_min), device, xp)
+    return _placed(ramps.RAMPS["exponential"](*_between(n, sigma_max, sigma_min)), device, xp)
 
 
 def get_sigmas_polyexponential(
@@ -504,7 +522,8 @@ def get_sigmas_polyexponential(
     xp: str | ModuleType | None = None,
 ) -> Array:
     """Return n levels, log sigma a power of an even ramp, and a 0; see `get_sigmas_karras`."""
-    return _placed(ramps.RAMPS["polyexponential"](n, sigma_max, sigma_min, rho=rho), device, xp)
+    ends = _between(n, sigma_max, sigma_min)
+    return _placed(ramps.RAMPS["polyexponential"](*ends, rho=rho), device, xp)
 
 
 def get_sigmas_vp(
@@ -517,9 +536,10 @@ def get_sigmas_vp(
     xp: str | ModuleType | None = None,
 ) -> Array:
     """Return n levels even in the VP SDE's time, 1 to eps_s, and a 0; see `get_sigmas_karras`."""
+    beta_d, beta_min = nonnegative("beta_d", beta_d), nonnegative("beta_min", beta_min)
     sde = VPSDE(beta_min=beta_min, beta_max=beta_min + beta_d)
-    ends = sde.ratio_at(1.0), sde.ratio_at(eps_s)
-    return _placed(ramps.RAMPS["vp"](n, *ends, beta_d=beta_d, beta_min=beta_min), device, xp)
+    ends = _between(n, sde.ratio_at(1.0), sde.ratio_at(nonnegative("eps_s", eps_s)))
+    return _placed(ramps.RAMPS["vp"](*ends, beta_d=beta_d, beta_min=beta_min), device, xp)
 
 
 # denoisers
@@ -579,9 +599,15 @@ class Denoiser:
         self.quantize, self._device, self._xp = quantize, device, xp
 
     def __call__(self, x: Array, sigma: Array, **extra_args: Any) -> Array:
-        """Return the clean estimate, like x; sigma has shape (batch,) or ()."""
+        """Return the clean estimate, like x; sigma has shape (batch,) or (), or is a number."""
         backend, schedule, says = backend_of("x", x), self.schedule, self.prediction
         acc = backend.accumulation(x.dtype)
+        if isinstance(sigma, int | float | np.generic):
+            sigma = backend.put(np.asarray(nonnegative("sigma", sigma)), x, acc)
+        if (other := backend_of("sigma", sigma)) is not backend:
+            raise TypeError(
+                f"sigma is an array of {other.name}, x one of {backend.name}: convert one"
+            )
         sigma = backend.astype(sigma, acc)
         t = self.sigma_to_t(sigma)
         ones = (1,) * (len(x.shape) - len(sigma.shape))

@@ -12,45 +12,78 @@ from ..plan import Plan
 __all__ = ["network", "normals"]
 
 
-def network(session: Any, **inputs: Any) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def network(
+    session: Any, *, sample: str | None = None, time: str | None = None, **inputs: Any
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return `model(x, t)` of an ONNX Runtime session, for `cmsched.sample` on NumPy arrays.
 
-    Sample and time are the first two inputs that are not named here, whatever they are called.
     Every array is given in the dtype that the session declares, the time also in the shape (one for
     all, or one a row), and the first output comes back in the dtype of x.
 
     Args:
         session: an `onnxruntime.InferenceSession`.
+        sample: the name of the input that takes x; by default the first that is not named here.
+        time: that of the input that takes t; by default the next.
         inputs: its other inputs by name, alike at every step: `encoder_hidden_states=array`.
 
     Raises:
-        ValueError: an input is missing, or the session has none of that name; called with times
-            that the session does not take (fractional ones as integers, or several as one).
-        TypeError: an input of a type that NumPy does not have.
+        ValueError: an input is missing, or the session has none of that name; the sample's is of
+            integers, or of another rank than x; called with times that the session does not take
+            (fractional ones as integers, or several as one).
+        TypeError: sample or time is no name; an input of a type that NumPy does not have; called
+            with x that is no NumPy array.
     """
     ports = {port.name: port for port in session.get_inputs()}
-    if unknown := [name for name in inputs if name not in ports]:
-        raise ValueError(f"the session has no input {unknown[0]!r}{nearest(unknown[0], ports)}")
-    free = [name for name in ports if name not in inputs]
-    if len(free) < 2:
+    own = [name for name in (sample, time) if name is not None]
+    for name in (*own, *inputs):
+        if not isinstance(name, str):
+            kind = type(name).__name__
+            raise TypeError(f"sample= and time= name inputs of the session, got {kind}: pass a str")
+        if name not in ports:
+            raise ValueError(f"the session has no input {name!r}{nearest(name, ports)}")
+        if [*own, *inputs].count(name) > 1:
+            raise ValueError(f"the session's input {name!r} is given twice; each has one meaning")
+    free = [name for name in ports if name not in own and name not in inputs]
+    if len(own) + len(free) < 2:
         raise ValueError(
-            f"of the session's inputs {[*ports]} only {free} are left for the sample and the time:"
-            " leave two out; for a network without a time, write the function model(x, t) yourself"
+            f"of the session's inputs {[*ports]} only {own + free} are left for the sample and the"
+            " time: leave two out; for a network without a time, write the function model(x, t)"
+            " yourself"
         )
-    if missing := free[2:]:
+    x_port, t_port = (ports[free.pop(0) if name is None else name] for name in (sample, time))
+    if free:
         raise ValueError(
-            f"the session's inputs {missing} are missing: besides the sample ({free[0]!r}) and the"
-            f" time ({free[1]!r}) each is given by name, network(session, {missing[0]}=array)"
+            f"the session's inputs {free} are missing: besides the sample ({x_port.name!r}) and the"
+            f" time ({t_port.name!r}) each is given by name, network(session, {free[0]}=array)"
         )
     dtypes = {name: _dtype(port) for name, port in ports.items()}
-    sample, time = (ports[name] for name in free)
+    cure = f"say which inputs of {[*ports]} are meant, network(session, sample=name, time=name)"
+    if dtypes[x_port.name].kind != "f":
+        raise ValueError(
+            f"the session's input {x_port.name!r} is taken for the sample, but is a {x_port.type}:"
+            f" {cure}"
+        )
+    # an empty shape may also be one that is not declared
+    rank = None if sample is not None and not x_port.shape else len(x_port.shape)
     fixed = {name: np.asarray(value, dtypes[name]) for name, value in inputs.items()}
     first = [session.get_outputs()[0].name]
 
     def model(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        if not isinstance(x, np.ndarray):
+            kind = type(x)
+            raise TypeError(
+                f"x must be a NumPy array, got {kind.__module__}.{kind.__qualname__}: start the"
+                " loop from one, cmsched.sample(model, plan, numpy.asarray(noise)), and convert its"
+                " result"
+            )
+        if rank not in (None, x.ndim):
+            raise ValueError(
+                f"x has shape {x.shape}, but the session's input {x_port.name!r}, which is taken"
+                f" for the sample, {tuple(x_port.shape)}: {cure}"
+            )
         feeds = {
-            sample.name: np.asarray(x, dtypes[sample.name]),
-            time.name: _time(time, dtypes[time.name], t, x.shape),
+            x_port.name: np.asarray(x, dtypes[x_port.name]),
+            t_port.name: _time(t_port, dtypes[t_port.name], t, x.shape),
             **fixed,
         }
         output: np.ndarray = session.run(first, feeds)[0]

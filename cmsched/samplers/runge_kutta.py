@@ -1,5 +1,6 @@
 """Runge-Kutta methods: Heun, midpoint (DPM2, DPM++ 2S and SDE), singlestep DPM-Solver."""
 
+import itertools
 import math
 from typing import Any
 
@@ -159,21 +160,25 @@ def dpmpp_sde(x, grid, noise, *, eta=1.0, s_noise=1.0, r=0.5):
     return x
 
 
-def groups(grid: Any, solver_order: int, lower_order_final: bool) -> list[int]:
+def groups(grid: Any, solver_order: int, lower_order_final: bool, begun: int = 0) -> list[int]:
     """The number of grid steps that each step of a singlestep method takes.
 
     A step from alpha = 0 or to sigma = 0 is one of order 1. LuChengTHU/dpm-solver,
-    get_orders_and_timesteps_for_singlestep_solver.
+    get_orders_and_timesteps_for_singlestep_solver. The grid may be what is left of one of which so
+    many steps were taken (begun), in the groups of which it then goes on.
     """
     first = [1] if grid.points[0].alpha == 0 else []
     last = grid.points[-1].sigma == 0
-    n = len(grid) - len(first)
+    n = begun + len(grid) - len(first)
     sizes = [solver_order] * (n // solver_order) + [n % solver_order]
     if sizes[-1] == 0 and (last or lower_order_final) and n:
         sizes[-2:] = [solver_order - 1, 1]
     elif sizes[-1] > 1 and last:
         sizes[-1:] = [sizes[-1] - 1, 1]
-    return [*first, *(size for size in sizes if size)]
+    left, ends = [], itertools.accumulate([*first, *sizes])
+    for size, end in zip([*first, *sizes], ends, strict=True):
+        left.append(min(size, max(end - begun, 0)))
+    return [size for size in left if size]
 
 
 def singlestep_order(options):
@@ -234,14 +239,16 @@ def dpm_singlestep(
     eta=0.0,
     solver_type="midpoint",
     lower_order_final=True,
+    aligned=False,
 ):
     """Steps over groups of up to three grid points; the points inside a group are its stages.
 
     Stage k goes from the group's base to its k-th point with all k estimates of the group. Order 3
-    needs stages near a third and two thirds of the way.
+    needs stages near a third and two thirds of the way. A run that is taken up later begins a group
+    there, or is in the groups of the whole run, the rest of one first (aligned).
     """
-    walk = grid.steps()
-    for size in groups(grid, solver_order, lower_order_final):
+    walk, begun = grid.steps(), grid.total - len(grid) if aligned else 0
+    for size in groups(grid, solver_order, lower_order_final, begun):
         base, nodes = None, []
         for stage in range(size):
             a, b = next(walk)

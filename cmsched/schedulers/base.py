@@ -465,7 +465,7 @@ class SchedulerMixin(LevelsMixin):
         if layout.slots and not i:
             memory = (sample,) * len(layout.slots)  # read by no first row
         elif memory and (memory[0].shape != sample.shape or type(memory[0]) is not type(sample)):
-            engine.check_like(backend, memory[0], "sample", sample)
+            engine.check_like(backend, sample, "what earlier steps stored", memory[0])
         index: Any = i
         if backend.index_on_device and not backend.traced(sample):
             index = plan.on(sample).where[1, i] - 1 if run.index is None else run.index

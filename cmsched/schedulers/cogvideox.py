@@ -8,7 +8,7 @@ from .. import engine
 from ..backends import resolve
 from ..engine.checks import check_like, check_output
 from ..predictions import Prediction
-from .base import one_time
+from .base import Run, one_time
 from .betas import BETA_OPTIONS, EXCHANGEABLE, BetaMixin
 from .config import FrozenDict
 from .first_order import DDIMScheduler, DDIMSchedulerOutput, StrideMixin
@@ -56,9 +56,20 @@ class ShiftMixin(BetaMixin):
 
 
 class CogVideoXDDIMScheduler(ShiftMixin, DDIMScheduler):
-    """DDIM (arXiv:2010.02502) on the noise levels of CogVideoX (arXiv:2408.06072)."""
+    """DDIM (arXiv:2010.02502) on the noise levels of CogVideoX (arXiv:2408.06072).
+
+    With compatibility="diffusers" eta and use_clipped_model_output have no effect at `step`, as in
+    the reference.
+    """
 
     options: ClassVar = OPTIONS
+
+    def _with_options(self, run: Run, options: dict[str, Any]) -> Run:
+        if not self._copies:
+            return super()._with_options(run, options)
+        for name in (name for name, value in options.items() if value):
+            self._once(f"{name} has no effect")
+        return super()._with_options(run, {})._replace(options=options)
 
 
 class CogVideoXDPMScheduler(ShiftMixin, StrideMixin, PartsMixin):

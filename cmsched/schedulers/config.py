@@ -5,7 +5,6 @@ The files and the rules are those of the field's `scheduler_config.json`: they g
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
 import json
@@ -231,7 +230,7 @@ class ConfigMixin:
         if kwargs and not return_unused_kwargs:
             key = min(kwargs)
             raise TypeError(f"load_config has no keyword {key!r}{nearest(key, _LOAD)}")
-        file = files.find(os.fspath(pretrained_model_name_or_path), cls.config_name, **where)
+        file = files.find(_source(pretrained_model_name_or_path), cls.config_name, **where)
         result = [files.read(file)]
         if return_unused_kwargs:
             result.append(kwargs)
@@ -380,9 +379,9 @@ def from_pretrained(
     """Build the scheduler that a config file names, of any class.
 
     Args:
-        pretrained_model_name_or_path: a folder, a file or a model id of the Hub; of a pipeline its
-            subfolder "scheduler" is found.
-        subfolder: where the file is, if it is neither there nor at the top.
+        pretrained_model_name_or_path: a folder, a file or a model id of the Hub; where there is no
+            config at the top, that of its subfolder "scheduler" is found, as of a pipeline.
+        subfolder: where the file is; then nowhere else is looked.
         **kwargs: those of the classes' own `from_pretrained`.
 
     Returns:
@@ -391,16 +390,22 @@ def from_pretrained(
 
     Raises:
         OSError: there is no such file, or it is no JSON.
+        TypeError: the first argument is no path or model id.
         ValueError: the file names no class, or one that is not here.
     """
     from . import files
 
-    source, name = os.fspath(pretrained_model_name_or_path), ConfigMixin.config_name
+    source, name = _source(pretrained_model_name_or_path), ConfigMixin.config_name
     where = {key: kwargs.pop(key) for key in _LOAD if key in kwargs}
-    file = None
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        file = files.find(source, name, subfolder or "scheduler", **where)
-    file = file or files.find(source, name, subfolder, **where)
+    try:
+        file = files.find(source, name, subfolder, **where)
+    except FileNotFoundError as error:
+        if subfolder:
+            raise
+        try:
+            file = files.find(source, name, "scheduler", **where)
+        except FileNotFoundError:
+            raise error from None
     origin = _class_name(files.read(file))
     if origin in CLASSES:
         return CLASSES[origin].from_pretrained(file, **kwargs)
@@ -409,8 +414,19 @@ def from_pretrained(
         raise ValueError(f"{file} names no class as _class_name; load it with one, as {another}")
     raise ValueError(
         f"{file} is the config of {origin}, which is no scheduler of cmsched; where its model runs"
-        f" with another one, load it with that class, as {another}{nearest(origin, CLASSES)}"
+        f" with another one, load it with that class, as {another}"
+        f"{nearest(origin, CLASSES, 0.95)}"  # all of them end alike
     )
+
+
+def _source(value: Any) -> str:
+    """Return the first argument of `from_pretrained` as a string."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(
+            "pretrained_model_name_or_path must be a folder, a file or a model id, got"
+            f" {value!r:.80}"
+        )
+    return os.fspath(value)
 
 
 def _class_name(config: Mapping[str, Any]) -> str | None:

@@ -81,7 +81,14 @@ class PNDMScheduler(BetaScheduler):
 
         Pipelines count entries as if each were a step, and begin there.
         """
-        return 1 if seconds(plan, entry) else super()._step_at(plan, entry)
+        if seconds(plan, entry):
+            return 1
+        try:
+            return super()._step_at(plan, entry)
+        except ValueError as error:
+            if entry < warm(plan):
+                error.add_note("with skip_prk_steps=True a run may begin at any entry")
+            raise
 
     def _from(self, plan: Plan, entry: int) -> Run:
         run = super()._from(plan, entry)

@@ -23,7 +23,8 @@ class DPMSolverSinglestepScheduler(SolverScheduler):
 
     Each of num_inference_steps is one stage. Where their number is no multiple of solver_order, or
     the run ends at sigma = 0, the last steps are of lower order, as with lower_order_final=True. A
-    run that begins later begins a step there.
+    run that begins later begins a step there; with compatibility="diffusers" it goes on with the
+    steps of the whole run, the rest of one first.
     """
 
     options: ClassVar = {
@@ -57,12 +58,14 @@ class DPMSolverSinglestepScheduler(SolverScheduler):
             "eta": 1.0 if config.algorithm_type.startswith("sde-") else 0.0,
             "solver_type": self._own(config, "solver_type"),
             "lower_order_final": bool(config.lower_order_final),
+            "aligned": self._copies,
         }
 
     def _stages(self, grid: Grid) -> list[int]:
         """Return for each stage its number within its step, from 1: the order it is taken with."""
         config = self._options
-        sizes = groups(grid, config.solver_order, bool(config.lower_order_final))
+        begun = grid.skipped if self._copies else 0
+        sizes = groups(grid, config.solver_order, bool(config.lower_order_final), begun)
         return [stage for size in sizes for stage in range(1, size + 1)]
 
     def get_order_list(self, num_inference_steps: int) -> list[int]:

@@ -599,6 +599,33 @@ def test_errors_say_what_to_do():
         karras.step(karras.create_state(), x, 1.0, 0.5, x)
 
 
+@pytest.mark.parametrize("name", ["ddim", "dpm karras", "euler", "lms", "pndm"])
+def test_a_state_of_another_scheduler(name):
+    """Another class, schedule or prediction: every call refuses it, inside jit too."""
+    scheduler, x = made(name), start()
+    prediction = "sample" if scheduler.config.prediction_type == "epsilon" else "epsilon"
+    others = [made(name, beta_end=0.01), made(name, prediction_type=prediction), made("ddpm")]
+    for other in others:
+        state = begun(other, 5)
+        t = state.timesteps[0]
+        for call in (scheduler.step, functools.partial(jax.eval_shape, scheduler.step)):
+            with pytest.raises(ValueError, match=r"another class or configuration.*set_timesteps"):
+                call(state, x, t, x)
+        with pytest.raises(ValueError, match="another class or configuration"):
+            scheduler.add_noise(state, x, x, t)
+    with pytest.raises(ValueError, match="another class or configuration"):
+        made("euler").scale_model_input(begun(made("ddpm"), 5), x)
+    for options in ({}, {"strength": 0.6}):  # of a run, and an equal scheduler's
+        state = begun(made(name), 5, **options)
+        assert int(scheduler.step(state, x, None, x).state.index) == 1
+    karras = FlaxKarrasVeScheduler()
+    with pytest.raises(ValueError, match="than this FlaxKarrasVeScheduler"):
+        karras.step(state, x, 1.0, 0.5, x)
+    score = FlaxScoreSdeVeScheduler()
+    with pytest.raises(ValueError, match="than this FlaxScoreSdeVeScheduler"):
+        score.step_pred(state, x, 0.5, x, jax.random.key(0))
+
+
 def test_outputs_are_trees_and_mappings():
     scheduler = made("dpm")
     state, x = begun(scheduler, 5), start()

@@ -381,14 +381,27 @@ def test_ddpm(sigmas: tuple[float, ...]) -> None:
     close(end, x)
 
 
-def test_lcm() -> None:
-    x = z_of(7) * 10
-    end = ours.sample_lcm(Network(), x, TO_ZERO, {"gain": 0.9}, noise_sampler=noise_sampler)
-    for a, b in itertools.pairwise(TO_ZERO):
+@pytest.mark.parametrize("sigmas", [TO_ZERO, ABOVE, ABOVE[:2]])
+def test_lcm(sigmas: tuple[float, ...], capfd: pytest.CaptureFixture[str]) -> None:
+    """The clean estimate, noised up to each level, the last one too."""
+    x, n = z_of(7) * 10, len(sigmas) - 1
+    given = {"extra_args": {"gain": 0.9}, "noise_sampler": noise_sampler}
+    network, told = Network(), []
+    end = ours.sample_lcm(network, x, sigmas, **given, callback=told.append, disable=False)
+    assert len(network.asked) == len(told) == n
+    assert f"{n}/{n}" in capfd.readouterr().err
+    for a, b in itertools.pairwise(sigmas):
         x = denoised(x, a) + (b * noise_sampler(a, b) if b > 0 else 0.0)
     close(end, x)
-    with pytest.raises(ValueError, match="append a 0"):
-        ours.sample_lcm(Network(), x, ABOVE, {"gain": 0.9}, noise_sampler=noise_sampler)
+
+
+def test_lcm_may_be_split() -> None:
+    x, given = z_of(7) * 10, {"extra_args": {"gain": 0.9}, "noise_sampler": noise_sampler}
+    half = ours.sample_lcm(Network(), x, TO_ZERO[:4], **given)
+    end = ours.sample_lcm(Network(), half, TO_ZERO[3:], **given)
+    close(end, ours.sample_lcm(Network(), x, TO_ZERO, **given))
+    with pytest.raises(ValueError, match="deterministic"):
+        ours.sample_lcm(Network(), x, UPWARD, **given)
 
 
 @pytest.mark.parametrize("sigmas", [TO_ZERO, ABOVE])
@@ -455,6 +468,10 @@ def test_names_that_share_a_function() -> None:
 # errors and progress
 
 
+def error_of_ones_own(sigma: Any, following: Any) -> Any:
+    raise ValueError("it is mine, not rng's")
+
+
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
@@ -478,7 +495,13 @@ def test_names_that_share_a_function() -> None:
         ({"x": np.zeros(())}, ValueError, "batch axis"),
         ({"model": lambda x, s: x[:1]}, ValueError, "output has shape"),
         ({"noise_sampler": lambda a, b: np.zeros(3)}, ValueError, r"noise_sampler\(sigma, .*shape"),
-        ({"noise_sampler": "seed"}, TypeError, "makes no numpy noise"),
+        (
+            {"noise_sampler": "seed"},
+            TypeError,
+            r"^noise_sampler='seed' \(str\) makes no numpy noise: .*function \(sigma, sigma_next\)",
+        ),
+        ({"noise_sampler": [1, 2, 3]}, ValueError, "^noise_sampler holds 3 entries for a batch"),
+        ({"noise_sampler": error_of_ones_own}, ValueError, "^it is mine"),
     ],
     ids=str,
 )
@@ -562,6 +585,30 @@ def test_levels(n: int) -> None:
         assert mine(n, **options, device="meta").device.type == "meta"
     with pytest.raises(ValueError, match="must go down"):
         ours.get_sigmas_karras(5, 3.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["karras", "exponential", "polyexponential", "vp"])
+def test_ends_of_levels(name: str) -> None:
+    """Numbers, or arrays of one: those of a denoiser."""
+    function = getattr(ours, f"get_sigmas_{name}")
+    ends = {"eps_s": 0.25, "beta_d": 8.0} if name == "vp" else {"sigma_min": 0.25, "sigma_max": 8.0}
+    expected = function(4, **ends, xp="numpy")
+    for asarray in FRAMEWORKS.values():
+        own = {key: asarray(np.asarray(value)) for key, value in ends.items()}
+        np.testing.assert_array_equal(function(4, **own, xp="numpy"), expected)
+    for xp in ("numpy", "torch", "jax"):
+        d = ours.Denoiser(network_of_time, cmsched.EulerDiscreteScheduler(), xp=xp)
+        if name != "vp":
+            levels = function(3, d.sigma_min, d.sigma_max)
+            np.testing.assert_allclose(levels[:3:2], [d.sigma_max, d.sigma_min], rtol=1e-6)
+    for n, error in ((0, ValueError), (2.5, TypeError)):
+        with pytest.raises(error, match="^n must be"):
+            function(n, **ends)
+    for key in ends:
+        with pytest.raises(TypeError, match=f"^{key} must be a number"):
+            function(3, **{**ends, key: "much"})
+        with pytest.raises(ValueError, match=f"^{key} must be at least 0"):
+            function(3, **{**ends, key: -1.0})
 
 
 # denoisers
@@ -724,6 +771,25 @@ def test_a_denoiser_in_cmsched(framework: str) -> None:
         assert levels[-2] == pytest.approx(0.1)
         theirs, _ = through_theirs(f"sample_{kdiff}", z * 12.0, (tuple(levels),))
         close(end, theirs.end)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_denoiser_takes_a_number(framework: str) -> None:
+    asarray = FRAMEWORKS[framework]
+    for schedule in ("scaled_linear", "cosine"):
+        denoiser = ours.Denoiser(network_of_time, cmsched.Scheduler(schedule=schedule))
+        x = asarray(z_of(4))
+        expected = denoiser(x, asarray(np.full(len(x), 3.0)))
+        for sigma in (3.0, 3, np.float64(3), np.float32(3), asarray(np.asarray(3.0))):
+            close(denoiser(x, sigma), expected)
+    other = FRAMEWORKS["jax" if framework == "numpy" else "numpy"]
+    with pytest.raises(TypeError, match=f"sigma is an array of .*, x one of {framework}"):
+        denoiser(x, other(np.full(len(x), 3.0)))
+    for bad in ([3.0], None, "3"):
+        with pytest.raises(TypeError, match="^sigma: expected an array"):
+            denoiser(x, bad)
+    with pytest.raises(ValueError, match="^sigma must be at least 0"):
+        denoiser(x, -1.0)
 
 
 def test_denoiser_errors() -> None:

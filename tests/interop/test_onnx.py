@@ -237,14 +237,15 @@ def test_sampling_needs_no_torch(exported):
     np.testing.assert_allclose(np.load(folder / "made.npy"), wanted, rtol=1e-4, atol=1e-4)
 
 
-def session_of(sample, time, *extra):
+def session_of(sample, time, *extra, first="x"):
     """A session that says sample times time, plus its further inputs; inputs as (type, shape)."""
     inputs = [
         helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape)
         for name, (kind, shape) in zip(["x", "when", *"abc"], [sample, time, *extra], strict=False)
     ]
+    inputs.sort(key=lambda port: port.name != first)
     kind = getattr(TensorProto, sample[0])
-    column = [-1, *(1,) * (len(sample[1]) - 1)]
+    column = [-1, *(1,) * (len(sample[1] or BATCH[1]) - 1)]
     shape = helper.make_tensor("shape", TensorProto.INT64, [len(column)], column)
     nodes = [
         helper.make_node("Cast", ["when"], ["t"], to=kind),
@@ -308,11 +309,47 @@ def test_inputs_that_do_not_fit():
         interop.network(two, wen=1)
     with pytest.raises(ValueError, match=r"only \['when'\] are left"):
         interop.network(two, x=x)
+    with pytest.raises(TypeError, match=r"x must be a NumPy array, got torch.Tensor: .*asarray"):
+        interop.network(two)(torch.tensor(x), torch.tensor(2))
     with pytest.raises(ValueError, match=r"t=2.5 is not whole.*'when'.*int64"):
         interop.network(two)(x, np.asarray(2.5))
     odd = [SimpleNamespace(name=name, type="tensor(bfloat17)", shape=[1]) for name in "xt"]
     with pytest.raises(TypeError, match=r"'x' is a tensor.*export"):
         interop.network(SimpleNamespace(get_inputs=lambda: odd))
+
+
+@pytest.mark.parametrize("time", [("INT64", []), ("INT32", [1]), ("FLOAT", [1]), ("FLOAT", [])])
+def test_sample_and_time_by_name(time):
+    """Where the time comes first: an error says so, and names set it right."""
+    session = session_of(BATCH, time, ("FLOAT", [3]), first="when")
+    x, t, a = start_of((2, 3)), np.asarray(2), np.ones(3)
+    with pytest.raises(ValueError, match=r"'when'.*taken for the sample.*sample=name, time=name"):
+        interop.network(session, a=a)(x, t)
+    for names in ({"sample": "x", "time": "when"}, {"time": "when"}, {"sample": "x"}):
+        model = interop.network(session, **names, a=a)
+        np.testing.assert_allclose(model(x, t), 2 * x + 1, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"x has shape \(2, 3, 1\).*'x'.*\('batch', 3\)"):
+        interop.network(session, sample="x", a=a)(x[..., None], t)
+    with pytest.raises(ValueError, match="no input 'wen'; did you mean 'when'"):
+        interop.network(session, sample="wen")
+    with pytest.raises(TypeError, match=r"name inputs of the session, got ndarray"):
+        interop.network(session, sample=x)
+    for twice in ({"sample": "x", "time": "x"}, {"time": "x", "x": x}):
+        with pytest.raises(ValueError, match="'x' is given twice"):
+            interop.network(session, **twice)
+    with pytest.raises(ValueError, match=r"only \['when'\] are left"):
+        interop.network(session, time="when", x=x, a=a)
+    with pytest.raises(ValueError, match=r"\['a'\] are missing: besides the sample \('x'\)"):
+        interop.network(session, time="when")
+
+
+def test_a_sample_of_no_declared_shape():
+    """Which ONNX Runtime shows like that of a single number: it has to be named."""
+    session = session_of(("FLOAT", []), ("FLOAT", [1]))
+    x, t = start_of((2, 3)), np.asarray(2)
+    with pytest.raises(ValueError, match=r"x has shape \(2, 3\).*'x'.*sample=name"):
+        interop.network(session)(x, t)
+    np.testing.assert_allclose(interop.network(session, sample="x")(x, t), 2 * x, rtol=1e-6)
 
 
 # whole loops as graphs

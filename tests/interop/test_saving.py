@@ -229,8 +229,11 @@ def test_convert_and_back():
 
 WRONG = {
     "no pipeline": (lambda p: ours.convert(p.scheduler), TypeError, "takes a DiffusionPipeline"),
-    "a name": (lambda p: ours.convert(p, only="scheduler"), ValueError, "is no list of schedulers"),
-    "another name": (lambda p: ours.convert(p, only=["prior"]), ValueError, "it holds scheduler"),
+    "another name": (
+        lambda p: ours.convert(p, only=["prior"]),
+        ValueError,
+        "only='prior': this DDPMPipeline holds no such scheduler, but scheduler",
+    ),
 }
 
 
