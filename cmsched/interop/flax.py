@@ -303,9 +303,9 @@ class FlaxScheduler:
         same = (sampler, own._prediction(config)) == (plan.sampler, plan.prediction)
         if not same or not self._agree(own._schedule(config), plan.grid.schedule):
             raise ValueError(
-                f"the state is of another class or configuration than this"
-                f" {type(self).__name__}'s: its sampler is {plan.sampler!r}, here {sampler!r}, or its"
-                " schedule or prediction differs; make it with this scheduler,"
+                f"the state is of another class or configuration than this {type(self).__name__}:"
+                f" its sampler is {plan.sampler!r}, here {sampler!r}, or its schedule or prediction"
+                " differs; make it with this scheduler,"
                 " scheduler.set_timesteps(scheduler.create_state(), ...)"
             )
 
@@ -416,9 +416,9 @@ class FlaxStepScheduler(FlaxScheduler):
             An object with prev_sample and state, or a tuple.
 
         Raises:
-            ValueError, TypeError: `set_timesteps` was not called; shapes, dtypes; no such timestep,
-                if it is a Python number; no key where the step draws; stored arrays without a
-                shape inside `jit`.
+            ValueError, TypeError: `set_timesteps` was not called, or by another class or
+                configuration; shapes, dtypes; no such timestep, if it is a Python number; no key
+                where the step draws; stored arrays without a shape inside `jit`.
         """
         if args:
             kwargs = by_name(args, kwargs, tuple(self.step_options), "step")

@@ -602,7 +602,7 @@ def test_ends_of_levels(name: str) -> None:
             levels = function(3, d.sigma_min, d.sigma_max)
             np.testing.assert_allclose(levels[:3:2], [d.sigma_max, d.sigma_min], rtol=1e-6)
     for n, error in ((0, ValueError), (2.5, TypeError)):
-        with pytest.raises(error, match="^n must be"):
+        with pytest.raises(error, match=r"^n must be"):
             function(n, **ends)
     for key in ends:
         with pytest.raises(TypeError, match=f"^{key} must be a number"):
@@ -786,9 +786,9 @@ def test_a_denoiser_takes_a_number(framework: str) -> None:
     with pytest.raises(TypeError, match=f"sigma is an array of .*, x one of {framework}"):
         denoiser(x, other(np.full(len(x), 3.0)))
     for bad in ([3.0], None, "3"):
-        with pytest.raises(TypeError, match="^sigma: expected an array"):
+        with pytest.raises(TypeError, match=r"^sigma: expected an array"):
             denoiser(x, bad)
-    with pytest.raises(ValueError, match="^sigma must be at least 0"):
+    with pytest.raises(ValueError, match=r"^sigma must be at least 0"):
         denoiser(x, -1.0)
 
 

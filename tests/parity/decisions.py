@@ -565,7 +565,8 @@ declared(
 declared(
     "Algorithms",
     "noise is drawn in the last step with weight 0, or added there by a cut LCM run",
-    "a step draws where its noise has a coefficient, and the last step of a cut run has none",
+    "a step draws where its noise has a coefficient, and the last step of a cut run has none"
+    " (`cmsched.interop.diffusers` draws and throws away, so that generators go on as they would)",
     "thrown_away",
     "lcm_strength",
     "tcd_strength",
