@@ -503,7 +503,6 @@ def error_of_ones_own(sigma: Any, following: Any) -> Any:
         ({"noise_sampler": [1, 2, 3]}, ValueError, "^noise_sampler holds 3 entries for a batch"),
         ({"noise_sampler": error_of_ones_own}, ValueError, "^it is mine"),
     ],
-    ids=str,
 )
 def test_errors(change: dict[str, Any], error: type[Exception], match: str) -> None:
     given = {"model": lambda x, s: x * 0.5, "x": np.ones((2, 3)), "sigmas": [3.0, 1.0, 0.0]}
