@@ -265,7 +265,7 @@ class Stepped(Configured):
         if run is None or run.plan.check_traced().slots:
             return
         over = run.entry - run.first >= len(run.plan)
-        if over or abs(time - run.plan.points[run.entry - run.first].t) > tolerance(time):
+        if over or abs(time - run.plan.rows[run.entry - run.first].point.t) > tolerance(time):
             entry = self.index_for_timestep(time)
             if over or entry < run.first:
                 self._run = self._from(self._set(), entry)
@@ -277,7 +277,7 @@ class Stepped(Configured):
             return timestep
         if given is not None and same_storage(timestep, given):  # an entry of `timesteps`
             entry = (timestep.storage_offset() - given.storage_offset()) // given.stride(0)
-            return float(plan.points[entry].t)
+            return float(plan.rows[entry].point.t)
         # On a device diffusers looks as well, where it does not count steps.
         if self.counts and timestep.device.type != "cpu":
             return timestep
@@ -420,13 +420,13 @@ def drawing_to_the_end(step: Any, least: int) -> Any:
     def drawn(self: Any, *args: Any, **kwargs: Any) -> Any:
         result, run = step(self, *args, **kwargs), self._run
         plan = run.plan
-        if least <= run.first + len(plan) == run.entry and not plan.rows[-1].draws:
+        ended = least <= run.first + len(plan) == run.entry and not plan.rows[-1].draws
+        if ended and samplers.get(plan.sampler).trait("stochastic", plan.options):
             given = signature.bind(self, *args, **kwargs).arguments
             sample, generator = given["sample"], given.get("generator")
             each = generator if isinstance(generator, list) else [generator]
             torchs = all(g is None or isinstance(g, torch.Generator) for g in each)
-            stochastic = samplers.get(plan.sampler).trait("stochastic", plan.options)
-            if stochastic and torchs and given.get("variance_noise") is None:
+            if torchs and given.get("variance_noise") is None:
                 like = {"dtype": sample.dtype, "device": sample.device}
                 randn_tensor(sample.shape, generator=generator, **like)
         return result
