@@ -18,7 +18,7 @@ import functools
 import importlib
 import inspect
 import operator
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -41,7 +41,6 @@ from .. import samplers, schedulers
 from ..plan import Plan, make_plan
 from ..schedulers.base import ON_HOST, Run, tolerance
 from ..schedulers.solvers import SolverScheduler
-from ..schedules import Point
 from ..spacings import Grid
 
 Array = Any
@@ -142,20 +141,19 @@ class Stepped(Configured):
     def _set(self) -> Plan:
         """Return the plan: without `set_timesteps` of all training steps, as in training loops."""
         if self._plan is None:
-            starts = self._training_points()[:: self.order]
-            self._plan = self._planned_over([*starts, self._last(self._options)])
-        return self._plan
-
-    def _planned_over(self, points: Sequence[Point], like: Grid | None = None) -> Plan:
-        """Return a plan over points with the present options."""
-        config = self._options
-        sampler, fixed = self._sampler(config, len(points) - 1)
-        if like is None:
+            shown, config = self.timesteps, self._options
+            points = (*self._training_points()[:: self.order], self._last(config))
             whole = self.whole_times and all(p.t == int(p.t) for p in points[:-1])
             scale = self._init_scale(config, points[0])
-            like = Grid(tuple(points), self._schedule(config), scale, whole)
-        self._planned = config
-        return make_plan(sampler, like, self._prediction(config), fixed)
+            self._plan = self._planned_over(Grid(points, self._schedule(config), scale, whole))
+            self._timesteps = shown
+        return self._plan
+
+    def _planned_over(self, grid: Grid, **options: Any) -> Plan:
+        """Return a plan over a grid with the present configuration, and options beside it."""
+        self._planned = config = self._options
+        sampler, fixed = self._sampler(config, len(grid))
+        return make_plan(sampler, grid, self._prediction(config), {**options, **fixed})
 
     @property
     def timesteps(self) -> Array:
@@ -252,7 +250,9 @@ class Stepped(Configured):
         if self._plan is None:
             return
         if self._planned != self._options:
-            self._plan = self._planned_over(self._plan.grid.points, self._plan.grid)
+            known = samplers.get(self._sampler(self._options, 1)[0]).options
+            given = {k: v for k, v in self._plan.options.items() if k in known}
+            self._plan = self._planned_over(self._plan.grid, **given)
         given = self._given
         if given is not None and given.device.type == "cpu":
             times = torch.as_tensor(single(self._plan.timesteps)).to(given.dtype)

@@ -33,6 +33,7 @@ def test_loops_over_all_training_steps(name):
     for scheduler in made(name):
         times = scheduler.timesteps[:6]
         results.append((loop(scheduler, timesteps=times), np.asarray(times, np.float64)))
+        assert torch.equal(scheduler.timesteps[:6], times)
     (a, theirs), (b, mine) = results
     rounding = 20 if name in ROUNDED else 1
     assert np.allclose(theirs, mine, rtol=1e-6 * rounding)
@@ -72,6 +73,16 @@ def test_options_changed_after_the_timesteps():
         results.append(loop(scheduler))
     theirs, mine = results
     assert off(mine, theirs) <= NEAR
+
+
+def test_options_of_a_run_outlive_a_change_of_the_configuration():
+    ends = []
+    for changed in (False, True):
+        scheduler = ours.DDIMScheduler(clip_sample=not changed)
+        scheduler.set_timesteps(4, eta=1.0)
+        scheduler.register_to_config(clip_sample=True)
+        ends.append(loop(scheduler))
+    assert torch.equal(*ends)
 
 
 def test_timesteps_written_into():
