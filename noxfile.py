@@ -60,6 +60,12 @@ def install_peers(session: nox.Session) -> None:
     run_shared(session, "-m", "pip", "install", "--no-deps", "k-diffusion==0.1.1.post1")
 
 
+def install_interop(session: nox.Session) -> None:
+    """Install into the shared environment what cmsched is used in."""
+    install_peers(session)
+    run_shared(session, "-m", "pip", "install", "--group", "interop")
+
+
 def install_fast(session: nox.Session) -> str:
     """Install numba beside the shared environment, whose sessions have none; return where."""
     folder = str(Path(shared["python"]).parents[1] / "fast")
@@ -148,8 +154,7 @@ def peers(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["frameworks"])
 def interop(session: nox.Session) -> None:
     """Run diffusers' pipelines, k-diffusion's loops, Flax and ONNX Runtime with cmsched."""
-    install_peers(session)
-    run_shared(session, "-m", "pip", "install", "--group", "interop")
+    install_interop(session)
     run_shared(
         session,
         *("-m", "pytest", "-n", "2", "-m", "interop"),
@@ -188,7 +193,13 @@ def fast(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["frameworks"])
 def readme(session: nox.Session) -> None:
     """Run the code of the README."""
-    run_shared(session, "-m", "pytest", "tests/test_readme.py", *session.posargs)
+    install_interop(session)
+    run_shared(
+        session,
+        *("-m", "pytest", "tests/test_readme.py"),
+        *session.posargs,
+        CMSCHED_REQUIRE_BACKENDS="torch,jax,demo,interop",
+    )
 
 
 @nox.session
