@@ -883,8 +883,8 @@ MUTANTS = [
     Mutant(
         "pipeline's folder not found",
         "schedulers/config.py",
-        'file = files.find(source, name, subfolder or "scheduler", **where)',
-        'file = files.find(source, name, subfolder or "schedulers", **where)',
+        'file = files.find(source, name, "scheduler", **where)',
+        'file = files.find(source, name, "schedulers", **where)',
         "test_from_pretrained",
     ),
     Mutant(
