@@ -30,6 +30,7 @@ try:
     from diffusers.configuration_utils import ConfigMixin, FrozenDict
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
     from diffusers.utils import PushToHubMixin
+    from diffusers.utils.import_utils import DummyObject
     from diffusers.utils.torch_utils import randn_tensor
 except ImportError as error:
     raise ImportError(
@@ -58,6 +59,7 @@ class Configured(Beside):  # type: ignore[misc]
 
     _internal_dict: Any
     _reference: type | None = None  # diffusers' own class
+    _home: str | None = None  # its module
     idle: ClassVar[Any] = {}  # no warning of options without effect, which pipelines write
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -80,9 +82,9 @@ class Configured(Beside):  # type: ignore[misc]
         super().__init__(*args, compatibility=compatibility, xp="torch", **kwargs)
         # before this it is cmsched's, which nobody can write to
         self._internal_dict = FrozenDict({**registered, **self._internal_dict})
-        if self._reference and ADAPTED.get(type(self).__name__) is type(self):
+        if self._home and ADAPTED.get(type(self).__name__) is type(self):
             # A saved pipeline has the name of this module and the class, and shall load anywhere.
-            self.__module__ = self._reference.__module__
+            self.__module__ = self._home
 
     @property
     def _options(self) -> schedulers.FrozenDict:
@@ -457,13 +459,16 @@ def reference_of(name: str) -> type | None:
 
 def adapted(name: str, ours: type) -> type:
     """Return the class of this name that is both cmsched's and diffusers'."""
-    reference = reference_of(name)
+    reference = named = reference_of(name)
+    if isinstance(named, DummyObject):  # it wants packages that are not there; ours does not
+        reference = None
     kinds = {SolverScheduler: Solved, schedulers.SchedulerMixin: Stepped}
     habit = next((mine for kind, mine in kinds.items() if issubclass(ours, kind)), Configured)
     theirs = (reference,) if reference else (SchedulerMixin, ConfigMixin)
     text = f"`cmsched.{name}` as diffusers' pipelines want it; see there for its options."
     members: dict[str, Any] = {
         **{"__module__": __name__, "__doc__": text, "_reference": reference},
+        "_home": named and named.__module__,
         "counts": reference is None or hasattr(reference, "begin_index"),
         **{
             table: movable(table, own)
@@ -560,10 +565,10 @@ def counterpart(name: str, scheduler: Any, options: dict[str, Any], *, back: boo
     kind: Any = type(scheduler)
     other = kind._reference if back else BESIDE.get(kind)
     if other is None:
-        side, hint = ("diffusers", "") if back else ("cmsched", "; leave it out by only=")
+        side = "diffusers does not have here" if back else "cmsched does not have"
+        hint = "" if back else "; leave it out by only="
         raise ValueError(
-            f"{name} is a {kind.__name__}, which {side} does not have; the pipeline is unchanged"
-            f"{hint}"
+            f"{name} is a {kind.__name__}, which {side}; the pipeline is unchanged{hint}"
         )
     config = {key: getattr(scheduler.config, key) for key in scheduler.config}
     try:

@@ -190,6 +190,22 @@ def test_signatures_show_what_can_be_given():
         ours.DDIMScheduler(xp="jax")
 
 
+def test_classes_for_which_diffusers_wants_more_packages(monkeypatch):
+    """Ours of LMS and of DPM-Solver++ SDE need neither SciPy nor torchsde."""
+    from diffusers.utils.dummy_torch_and_scipy_objects import LMSDiscreteScheduler
+
+    monkeypatch.setattr(diffusers, "LMSDiscreteScheduler", LMSDiscreteScheduler)
+    cls = ours.adapted("LMSDiscreteScheduler", cmsched.LMSDiscreteScheduler)
+    monkeypatch.setitem(ours.ADAPTED, "LMSDiscreteScheduler", cls)
+    scheduler = cls()
+    assert isinstance(scheduler, SchedulerMixin)
+    assert scheduler.__module__.partition(".")[0] == "diffusers"
+    scheduler.set_timesteps(4)
+    with_it = made("LMSDiscreteScheduler")[1]
+    with_it.set_timesteps(4)
+    assert torch.equal(loop(scheduler), loop(with_it))
+
+
 # what is exchanged
 
 
