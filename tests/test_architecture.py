@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,28 @@ def test_import_loads_numpy_and_little_more():
     assert not heavy & {name.split(".")[0] for name in loaded}
     assert "array_api_compat.numpy" not in loaded
     assert "cmsched.plan" in loaded
+
+
+@pytest.mark.parametrize(
+    ("module", "absent", "words"),
+    [
+        ("diffusers", "diffusers", r'diffusers and PyTorch.*pip install "cmsched\[diffusers\]"'),
+        ("diffusers", "torch", r'pip install "cmsched\[diffusers\]"'),
+        ("flax", "jax", r'needs JAX: pip install "cmsched\[jax\]"'),
+    ],
+)
+def test_missing_packages_are_named(module, absent, words):
+    """Where they are there, they are hidden."""
+    code = f"import sys; sys.modules[{absent!r}] = None; import cmsched.interop.{module}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT.parent)},
+    )
+    assert done.returncode == 1
+    assert re.search("ImportError: .*" + words, done.stderr, re.DOTALL)
 
 
 def test_no_scheduler_has_a_step_of_its_own():
