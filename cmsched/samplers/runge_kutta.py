@@ -175,10 +175,9 @@ def groups(grid: Any, solver_order: int, lower_order_final: bool, begun: int = 0
         sizes[-2:] = [solver_order - 1, 1]
     elif sizes[-1] > 1 and last:
         sizes[-1:] = [sizes[-1] - 1, 1]
-    left, ends = [], itertools.accumulate([*first, *sizes])
-    for size, end in zip([*first, *sizes], ends, strict=True):
-        left.append(min(size, max(end - begun, 0)))
-    return [size for size in left if size]
+    sizes = [*first, *(size for size in sizes if size)]
+    ends = itertools.accumulate(sizes)
+    return [min(size, end - begun) for size, end in zip(sizes, ends, strict=True) if end > begun]
 
 
 def singlestep_order(options):

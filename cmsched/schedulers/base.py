@@ -532,12 +532,12 @@ class SchedulerMixin(LevelsMixin):
     def _with_options(self, run: Run, options: dict[str, Any]) -> Run:
         """Return the run with sampler options given to step."""
         known, base = self.step_options, run.base
+        # some pipelines write None for the default
+        options = {k: known.get(k) if v is None else v for k, v in options.items()}
         for name, value in options.items():
             if name not in known:
                 raise TypeError(f"step() has no option {name!r}{nearest(name, known)}")
-            if value is None:  # as some pipelines write it
-                options = {**options, name: known[name]}
-            check_option(name, options[name], known[name])
+            check_option(name, value, known[name])
         names = {name: self.renamed.get(name, name) for name in options}
         changed = {
             names[k]: v for k, v in options.items() if base.options.get(names[k], known[k]) != v

@@ -1,5 +1,7 @@
 """Uses of schedulers outside pipelines, with diffusers' own and with ours."""
 
+from unittest import mock
+
 import diffusers
 import numpy as np
 import pytest
@@ -38,6 +40,24 @@ def test_loops_over_all_training_steps(name):
     rounding = 20 if name in ROUNDED else 1
     assert np.allclose(theirs, mine, rtol=1e-6 * rounding)
     assert off(b, a) <= NEAR * min(rounding, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_step_reads_a_number_from_a_tensor(name):
+    """On a device that would wait for it; steps are known by where their timesteps lie."""
+    scheduler = made(name)[1]
+    scheduler.set_timesteps(5)
+    x, times = start(scheduler), list(scheduler.timesteps)
+
+    def looked(*args):
+        raise AssertionError("a number was read")
+
+    readers = ("item", "tolist", "numpy", "__float__", "__int__")
+    with mock.patch.multiple(torch.Tensor, **dict.fromkeys(readers, looked)):
+        end = loop(scheduler, x=x, timesteps=times)
+        with pytest.raises(AssertionError, match="a number was read"):
+            float(times[0])
+    assert torch.isfinite(end).all()
 
 
 @pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "DDIMParallelScheduler"])
