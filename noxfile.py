@@ -13,7 +13,10 @@ import nox
 
 nox.options.default_venv_backend = "virtualenv"
 
-# An open range would bring some gigabytes of a newer CUDA with it.
+# The extras have no upper bound, and the checks are to be green in a year as well.
+BOUNDS = ("-c", "tests/constraints.txt")
+
+# Another version of PyTorch would bring some gigabytes of another CUDA with it.
 FRAMEWORKS = ("torch==2.13.0", "-e", ".[jax,demo]", "--group", "test")
 
 OLDEST = (
@@ -45,8 +48,8 @@ shared: dict[str, str] = {}  # the Python of the shared environment, once it is 
 
 def install(session: nox.Session, *requirements: str) -> None:
     """Install after upgrading pip: older ones search for minutes, or know no dependency groups."""
-    session.install("-U", "pip")
-    session.install(*requirements)
+    session.install("-U", "pip<27")
+    session.install(*BOUNDS, *requirements)
 
 
 def run_shared(session: nox.Session, *arguments: str, **variables: str) -> None:
@@ -54,23 +57,28 @@ def run_shared(session: nox.Session, *arguments: str, **variables: str) -> None:
     session.run(shared["python"], *arguments, env={**ENVIRONMENT, **variables}, external=True)
 
 
+def install_shared(session: nox.Session, *requirements: str) -> None:
+    """Install more into the shared environment."""
+    run_shared(session, "-m", "pip", "install", *BOUNDS, *requirements)
+
+
 def install_peers(session: nox.Session) -> None:
     """Install what tests and benchmarks compare with into the shared environment."""
-    run_shared(session, "-m", "pip", "install", "--group", "peers")
-    run_shared(session, "-m", "pip", "install", "--no-deps", "k-diffusion==0.1.1.post1")
+    install_shared(session, "--group", "peers")
+    install_shared(session, "--no-deps", "k-diffusion==0.1.1.post1")
 
 
 def install_interop(session: nox.Session) -> None:
     """Install into the shared environment what cmsched is used in."""
     install_peers(session)
-    run_shared(session, "-m", "pip", "install", "--group", "interop")
+    install_shared(session, "--group", "interop")
 
 
 def install_fast(session: nox.Session) -> str:
     """Install numba beside the shared environment, whose sessions have none; return where."""
     folder = str(Path(shared["python"]).parents[1] / "fast")
     extras = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
-    run_shared(session, "-m", "pip", "install", "--upgrade", "--target", folder, *extras["fast"])
+    install_shared(session, "--upgrade", "--target", folder, *extras["fast"])
     return folder
 
 
@@ -214,7 +222,7 @@ def gpu(session: nox.Session) -> None:
     """Test CuPy and CUDA, where there is a GPU."""
     if shutil.which("nvidia-smi") is None:
         session.skip("no NVIDIA GPU here: CuPy and CUDA were not run")
-    run_shared(session, "-m", "pip", "install", "-e", ".[cupy]")
+    install_shared(session, "-e", ".[cupy]")
     run_shared(
         session,
         *("-m", "pytest", "-m", "gpu"),

@@ -84,7 +84,7 @@ class Requests:
 
         rows = []
         for k, (kind, done) in enumerate(zip(self.kinds, self.done, strict=True)):
-            state = init(self.stacked, self.noise[k : k + 1], plan=[kind])
+            state = init(self.stacked, self.noise[k : k + 1], which=[kind])
             for i in range(done):
                 state = step(self.stacked, state, self.own[i % 3][k])
             rows.append(state)

@@ -89,9 +89,9 @@ def inlined(plan: Any, index: int) -> Callable[..., Any]:
     scale = row.point.scale
     lines.append(f"    {'x' if scale == 1 else f'x.mul({scale!r})'}")
     statements = list(row.statements)
-    if row.estimates:
+    if row.needs_x0 and plan.prediction.projects:
         p, q, *_ = row.estimate
-        statements.insert(0, (layout.estimate, ((0, p, 0), (1, q, 0))))
+        statements.insert(0, (layout.x0, ((0, p, 0), (1, q, 0))))
     for value, terms in statements:
         names[value] = f"v{value}"
         (v0, c0, _), *rest = sorted(terms, key=lambda term: term[1] != 1.0)
@@ -103,8 +103,8 @@ def inlined(plan: Any, index: int) -> Callable[..., Any]:
             text = f"{text}.mul({c0!r})"
         text += "".join(f".add_({names[v]}, alpha={c!r})" for v, c, _ in rest)
         lines.append(f"    {names[value]} = {text}")
-    stored = "".join(f"{names[v]}, " for v in row.picks)
-    lines.append(f"    return {names[layout.following]}, ({stored})")
+    stored = "".join(f"{names[v]}, " for v in row.stores_from)
+    lines.append(f"    return {names[layout.next_sample]}, ({stored})")
     space: dict[str, Any] = {"torch": torch}
     exec("\n".join(lines), space)
     return space["step"]
@@ -127,11 +127,11 @@ def traffic(plan: Any) -> float:
     """Return the arrays that a step must read or write, averaged over the plan."""
     total = 0
     for row in plan.rows:
-        made = {value for value, _ in row.statements} | {plan.layout.estimate}
+        made = {value for value, _ in row.statements} | {plan.layout.x0}
         reads = {v for _, terms in row.statements for v, _, _ in terms} - made
-        if row.estimates:
+        if row.needs_x0:
             reads |= {0, 1}
-        writes = 1 + sum(v in made for v in row.picks)
+        writes = 1 + sum(v in made for v in row.stores_from)
         total += len(reads) + writes + 2 * (row.point.scale != 1.0)
     return total / len(plan)
 

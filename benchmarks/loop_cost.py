@@ -108,9 +108,9 @@ def written_out(plan: Plan, framework: str) -> Callable[..., Any]:
             terms = [(names[v], c) for v, c in zip(sources, numbers, strict=True)]
             names[value] = f"v{value}"
             lines.append(f"    v{value} = {_sum(terms, framework)}")
-        stored = "".join(f", {names[value]}" for value in row.picks)
+        stored = "".join(f", {names[value]}" for value in row.stores_from)
         left = "".join(f", {slot}" for slot in slots)
-        lines.append(f"    x{left} = {names[layout.following]}{stored}")
+        lines.append(f"    x{left} = {names[layout.next_sample]}{stored}")
     lines.append("    return x")
     space: dict[str, Any] = {}
     if framework == "torch":
@@ -155,7 +155,7 @@ def scanned_by_hand(plan: Plan, model: Model) -> Callable[[Any], Any]:
         for k, (value, v) in enumerate(terms, 1):
             term = values[v] * n[k]
             values[value] = values[value] + term if value in values else term
-        return (values[layout.following], tuple(values[v] for v in layout.picks)), None
+        return (values[layout.next_sample], tuple(values[v] for v in layout.stores_from)), None
 
     def sample(x: Any) -> Any:
         memory = tuple(jnp.zeros_like(x) for _ in layout.slots)

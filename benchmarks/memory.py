@@ -262,7 +262,9 @@ def main() -> None:
     logging.disable(logging.WARNING)
     counts = (10, 40) if given.short else (10, 100)
     with torch.inference_mode():
-        records = [found_of(name, counts) for name in cmsched.CLASSES if name not in LEFT_OUT]
+        records = [
+            found_of(name, counts) for name in cmsched.schedulers.CLASSES if name not in LEFT_OUT
+        ]
     about = header("torch", "diffusers", "jax", "numpy", threads=given.threads)
     report("memory", about, told(records, counts), records, given.keep)
 

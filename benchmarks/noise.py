@@ -40,10 +40,10 @@ def numpy_pair(shape: tuple[int, ...], dtype: str, rng: Any) -> tuple[Contestant
     """Return the native and the portable contestant."""
     from cmsched.noise import standard_normal
 
-    generator, like = np.random.default_rng(0), np.zeros(1, dtype)
+    generator, like = np.random.default_rng(0), np.empty(shape, dtype)
     return (
         lambda: generator.standard_normal(shape, dtype),
-        lambda: standard_normal(rng, shape, like.dtype, like, row=3, times=TIMES),
+        lambda: standard_normal(rng, like, 3, times=TIMES),
     )
 
 
@@ -56,10 +56,10 @@ def torch_pair(
     from cmsched.noise import standard_normal
 
     generator, kind = torch.Generator().manual_seed(0), getattr(torch, dtype)
-    like = torch.zeros(1, dtype=kind)
+    like = torch.empty(shape, dtype=kind)
 
     def portable(like: torch.Tensor) -> torch.Tensor:
-        return standard_normal(rng, shape, kind, like, row=3, times=TIMES)
+        return standard_normal(rng, like, 3, times=TIMES)
 
     draw = torch.compile(portable, fullgraph=True) if compiled else portable
     return (
@@ -75,11 +75,9 @@ def jax_pair(shape: tuple[int, ...], dtype: str, rng: Any) -> tuple[Contestant, 
 
     from cmsched.noise import standard_normal
 
-    like, key, row = jnp.zeros(1, dtype), jax.random.key(0), jnp.asarray(3)
+    like, key, row = jnp.empty(shape, dtype), jax.random.key(0), jnp.asarray(3)
     native = jax.jit(lambda key: jax.random.normal(key, shape, dtype))
-    portable = jax.jit(
-        lambda like, row: standard_normal(rng, shape, like.dtype, like, row=row, times=TIMES)
-    )
+    portable = jax.jit(lambda like, row: standard_normal(rng, like, row, times=TIMES))
     return (
         lambda: native(key).block_until_ready(),
         lambda: portable(like, row).block_until_ready(),

@@ -24,16 +24,16 @@ def contestants(size: int) -> dict[str, Callable[[], Any]]:
 
     import cmsched
     from cmsched.backends import fused, torch_rows
-    from cmsched.tables import row_weights
+    from cmsched.rows import row_weights
 
     plan = cmsched.DPMSolverMultistepScheduler().plan(10)
     layout, row = plan.layout, plan.rows[4]
-    statements, wanted = layout.statements, layout.wanted
+    statements, wanted = layout.statements, layout.results
     weights = np.array(row_weights(layout, row), np.float32)[:, None]
     random = np.random.default_rng(0)
     arrays = [random.standard_normal(size, dtype=np.float32) for _ in range(3)]
     tensors = [torch.from_numpy(x) for x in arrays]
-    numpy, values = cmsched.backends.resolve(arrays[0]), [*arrays, *layout.blank]
+    numpy, values = cmsched.backends.resolve(arrays[0]), [*arrays, *layout.placeholders]
 
     def one_by_one() -> Any:
         found = list(values)
@@ -51,8 +51,8 @@ def contestants(size: int) -> dict[str, Callable[[], Any]]:
 
     structure = tuple((v, sources, own[0] == 1.0) for v, sources, own, _ in row.program)
     numbers = [w for _, _, own, _ in row.program for w in own]
-    written = torch_rows.written(structure, row.picks)(*numbers)
-    held = [*tensors, *layout.blank]
+    written = torch_rows.compile_source(structure, row.stores_from)(*numbers)
+    held = [*tensors, *layout.placeholders]
 
     def torch_with(threads: int, step: Callable[[Any], Any]) -> Callable[[], Any]:
         def run() -> Any:
@@ -68,7 +68,7 @@ def contestants(size: int) -> dict[str, Callable[[], Any]]:
         @jax.jit
         def step(x: Any, m: Any, h: Any) -> Any:
             stored = x * p + m * q
-            terms = {0: x, 2: h, layout.estimate: stored}
+            terms = {0: x, 2: h, layout.x0: stored}
             sums = zip(statements[-1][1], own, strict=True)
             return (stored, sum(terms[v] * weight for v, weight in sums))[-count:]
 

@@ -21,8 +21,8 @@ from typing import Any
 from timing import geometric, header, options, race, ratio, report, table, verdict
 
 import cmsched
-from cmsched.plan import _kept
-from cmsched.schedulers.plans import PlanMixin
+from cmsched.plan import _cache
+from cmsched.schedulers.base import PlanMixin
 
 SIZES, SHORT_SIZES = (1, 4, 20, 50, 200, 1000), (1, 50, 1000)
 LINEAR, COMPARED = 1.3, 50
@@ -36,14 +36,14 @@ def short(name: str) -> str:
 
 def anew(scheduler: Any, n: int) -> cmsched.Plan:
     """Return a plan that was not kept."""
-    _kept.clear()
+    _cache.clear()
     return scheduler.plan(n)
 
 
 def possible(scheduler: Any, n: int) -> bool:
     """Return whether a scheduler has a plan of n steps with rows."""
     try:
-        return scheduler.plan(n).layout is not None
+        return scheduler.plan(n).traced
     except ValueError:
         return False
 
@@ -91,7 +91,7 @@ def grown(name: str, sizes: Sequence[int], rounds: int, weighed: int) -> dict[st
 
 def memory(scheduler: Any, n: int) -> dict[str, float]:
     """Return the bytes that a plan holds, and that making it takes at most."""
-    _kept.clear()
+    _cache.clear()
     gc.collect()
     tracemalloc.start()
     plan = scheduler.plan(n)
@@ -226,7 +226,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     sizes = SHORT_SIZES if given.short else SIZES
     growing = []
-    for name in cmsched.CLASSES:
+    for name in cmsched.schedulers.CLASSES:
         found = grown(name, sizes, *((3, COMPARED) if given.short else (given.rounds, 1000)))
         if found:
             growing.append(found)

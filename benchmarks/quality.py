@@ -1,7 +1,7 @@
 """How good is a sampler for the evaluations it takes, and what do a corrector and weights change?
 
-Everything is an error, no time: see `cmsched.quality` for the data and for how it is measured. The
-tables go to results/quality.md, the picture that `cmsched plot quality` draws to
+Everything is an error, no time: see `cmsched.demo.quality` for the data and for how it is measured.
+The tables go to results/quality.md, the picture that `cmsched plot quality` draws to
 results/quality.png.
 """
 
@@ -15,10 +15,10 @@ import numpy as np
 from timing import header, report
 
 import cmsched
-from cmsched import quality
+from cmsched.demo import pictures, quality
+from cmsched.grids import Grid
 from cmsched.predictions import Prediction
 from cmsched.schedules import VPSDE
-from cmsched.spacings import Grid
 
 RESULTS = Path(__file__).parent / "results"
 PAIRS = {  # with what is being judged, without
@@ -115,8 +115,8 @@ def main() -> None:
     noisy = [curve for curve in curves if curve.case.stochastic]
     parts = [
         "# Error against network evaluations",
-        "Made by `benchmarks/quality.py`; `cmsched/quality.py` says what is measured. The three"
-        " best of each budget are bold.",
+        "Made by `benchmarks/quality.py`; `cmsched/demo/quality.py` says what is measured. The"
+        " three best of each budget are bold.",
         "## Deterministic: RMS distance to the exact solution of the probability-flow ODE",
         quality.table(calm),
         "## Stochastic: sliced 2-Wasserstein distance to the data",
@@ -129,7 +129,7 @@ def main() -> None:
     ]
     text = "\n\n".join(parts) + "\n"
     (RESULTS / "quality.md").write_text(text, encoding="utf-8")
-    quality.picture(RESULTS / "quality.png", curves)
+    pictures.draw_curves(RESULTS / "quality.png", curves)
     errors = {curve.case.label: curve.points for curve in curves}
     report("quality", header("numpy"), text, {"floor": least, "errors": errors}, keep=False)
 

@@ -95,7 +95,7 @@ class Batching:
         """Take the most rows there may be at once."""
         self.model, self.most = model, most
         self.stack = cmsched.stack([scheduler.plan(n) for n in STEPS])
-        self.state = cmsched.init(self.stack, torch.empty(0, *SHAPE), plan=[])
+        self.state = cmsched.init(self.stack, torch.empty(0, *SHAPE), which=[])
         self.rows: list[Row] = []
         self.waiting: asyncio.Queue[Row] = asyncio.Queue()
 
@@ -122,7 +122,7 @@ class Batching:
     def turn(self, new: Sequence[Row]) -> list[tuple[Row, torch.Tensor]]:
         """Admit new rows, take one step of all, and return those that are over."""
         started = [
-            cmsched.init(self.stack, row.request.noise, plan=[STEPS.index(row.request.steps)])
+            cmsched.init(self.stack, row.request.noise, which=[STEPS.index(row.request.steps)])
             for row in new
         ]
         state = cmsched.join([self.state, *started])

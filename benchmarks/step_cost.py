@@ -67,9 +67,13 @@ def schedulers() -> tuple[list[str], dict[str, str]]:
 
     import cmsched
 
-    left = {name: "diffusers has none" for name in cmsched.CLASSES if not hasattr(diffusers, name)}
+    left = {
+        name: "diffusers has none"
+        for name in cmsched.schedulers.CLASSES
+        if not hasattr(diffusers, name)
+    }
     left |= APART
-    return [name for name in cmsched.CLASSES if name not in left], left
+    return [name for name in cmsched.schedulers.CLASSES if name not in left], left
 
 
 def timed(found: Entry, rounds: int) -> None:

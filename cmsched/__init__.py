@@ -5,10 +5,14 @@ before the loop starts; a step is then one linear combination of arrays, pure, o
 JAX, CuPy or any array-API namespace.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from . import schedulers
 from .conversion import convert
 from .engine import (
     Estimate,
     State,
+    Step,
     Transition,
     draw,
     estimate,
@@ -19,21 +23,37 @@ from .engine import (
     sample,
     step,
     take,
+    trajectory,
     transition,
 )
-from .guidance import guide, rescale_guidance, rescale_noise_cfg
+from .grids import Grid
+from .guidance import guide, rescale_guidance
 from .noise import Rng
 from .plan import Plan, make_plan
-from .schedulers import *  # noqa: F403
-from .schedulers import __all__ as _schedulers
+from .predictions import Prediction
+from .recipe import Recipe
+from .samplers import register
+from .schedules import Point, make_schedule
 from .tables import Stack, Table, stack
+
+if TYPE_CHECKING:
+    from .schedulers import *  # noqa: F403
+
+# of what `schedulers` names these are not for users
+HIDDEN = {"CLASSES", "ConfigMixin", "SchedulerMixin", "DPMSolverMultistepInverse"}
+LATER = [name for name in schedulers.__all__ if name not in HIDDEN]  # loaded when asked for
 
 __all__ = [
     "Estimate",
+    "Grid",
     "Plan",
+    "Point",
+    "Prediction",
+    "Recipe",
     "Rng",
     "Stack",
     "State",
+    "Step",
     "Table",
     "Transition",
     "convert",
@@ -43,14 +63,28 @@ __all__ = [
     "init",
     "join",
     "make_plan",
+    "make_schedule",
     "model_input",
+    "register",
     "rescale_guidance",
-    "rescale_noise_cfg",
     "run",
     "sample",
     "stack",
     "step",
     "take",
+    "trajectory",
     "transition",
 ]
-__all__ += _schedulers
+__all__ += LATER
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(schedulers, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *LATER]

@@ -23,11 +23,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._messages import nonnegative
 from .backends import Backend, resolve
+from .checks import check_count, check_nonnegative
 from .engine.checks import backend_of, check_index, check_kind
 from .noise import standard_uniform
-from .spacings import check_count
 
 __all__ = ["TokenPlan", "log_transitions", "posterior", "sample", "spread", "step"]
 
@@ -85,7 +84,7 @@ class TokenPlan:
             raise ValueError("num_train_timesteps=1 has no first and last time: it must be over 1")
         for kind, end in itertools.product(("alpha", "gamma"), ("start", "end")):
             name = f"{kind}_cum_{end}"
-            object.__setattr__(self, name, nonnegative(name, getattr(self, name)))
+            object.__setattr__(self, name, check_nonnegative(name, getattr(self, name)))
         for end, beta in zip(("start", "end"), self._beta, strict=True):
             if not beta > LEAST:
                 raise ValueError(
@@ -196,7 +195,7 @@ class TokenPlan:
         backend = resolve(like)
         key = (name, backend.name, str(dtype), str(backend.device(like)))
         if key not in self._placed:
-            placed = backend.put(np.array(getattr(self, name)), like, dtype)
+            placed = backend.to_device_of(np.array(getattr(self, name)), like, dtype)
             if backend.traced(placed):
                 return placed  # made inside a trace: must not outlive it
             self._placed[key] = placed
@@ -368,7 +367,7 @@ def sample(model: Model, plan: TokenPlan, tokens: Array, rng: Any) -> Array:
         return step(plan, index, tokens, output, rng=rng), index + 1
 
     if backend.traced(tokens):
-        first = backend.put(np.zeros((), np.int32), tokens)
+        first = backend.to_device_of(np.zeros((), np.int32), tokens)
         return backend.scan(body, (tokens, first), len(plan))[0]
     for index in range(len(plan)):
         tokens, _ = body((tokens, index))
@@ -390,7 +389,7 @@ def entry(backend: Backend, table: Array, index: Any) -> Array:
 
 def at_hand(backend: Backend, x: Array) -> bool:
     """Return whether looking at the values of x waits for no device."""
-    here = backend.plain(x) and str(backend.device(x)) == "cpu"
+    here = backend.kernel_applies(x) and str(backend.device(x)) == "cpu"
     return backend.name == "numpy" or (here and not backend.traced(x))
 
 
@@ -443,7 +442,7 @@ def _index(plan: TokenPlan, backend: Backend, index: Any, tokens: Array, output:
         if not 0 <= index < len(plan):
             raise ValueError(f"index {index} is none of the {len(plan)} steps of this plan")
         if backend.index_on_device:
-            return backend.put(np.asarray(index, np.int32), output)
+            return backend.to_device_of(np.asarray(index, np.int32), output)
         return int(index)
     if backend_of("index", index) is not backend or "int" not in backend.dtype_name(index.dtype):
         raise TypeError(

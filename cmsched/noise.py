@@ -16,10 +16,7 @@ import numpy as np
 from cmsched import backends
 from cmsched.backends import Array, Backend
 from cmsched.backends.brownian import cell
-from cmsched.backends.threefry import Stream, ahead
-
-START, STEP, BROWNIAN = 0, 1, 2  # purposes; without them the start and the first draw are equal
-UNIFORM = 3
+from cmsched.backends.threefry import BROWNIAN, START, UNIFORM, NoiseSpec, Stream, ahead
 
 _ACCEPTED = (
     "an int or cmsched.Rng (portable noise), a native generator of the sample's framework "
@@ -68,85 +65,22 @@ class Rng:
         backend = backends.from_device(device) if xp is None else backends.named(xp)
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         dtype = backend.dtype("float32" if dtype is None else dtype)
-        return _portable(backend, self, shape, dtype, device, START, (0, 0))
+        return _portable(backend, self, NoiseSpec(shape, dtype, device, purpose=START))
 
 
-def standard_normal(
-    rng: Any,
-    shape: Sequence[int],
-    dtype: Any,
-    like: Array,
-    *,
-    row: Any,
-    rank: int = 0,
-    purpose: int = STEP,
-    interval: tuple[float, float] | None = None,
-    times: tuple[Any, Any] | None = None,
-    uniform: bool = False,
-) -> Array:
-    """Draw unit normals beside `like` from anything that `rng=` accepts.
+def standard_normal(rng: Any, like: Array, row: Any, **which: Any) -> Array:
+    """Draw unit normals of the shape and dtype of `like`, beside it: draw number `row`.
 
-    `row` is the number of the draw, an int or an integer array whose shape begins the sample's, ()
-    to (batch, frames, ...); `rank` tells several draws of one row apart; `interval` is what
-    the draw is an increment over, (lam_a, lam_b): a function gets it, and an `Rng` with `path` uses
-    it, or `times`, the same as `brownian.cell` numbers them, arrays like `row`; `uniform`: see
-    `standard_uniform`.
+    Args:
+        rng: what `rng=` takes, see `cmsched.draw`.
+        like: an array, which is not looked at.
+        row: the number of the draw, an int or an integer array whose shape begins that of `like`,
+            () to (batch, frames, ...).
+        **which: further fields of a `NoiseSpec`: rank, interval, times.
     """
     backend = backends.resolve(like)
-    shape = tuple(shape)
-    batch = shape[0] if shape else 1
-    row = int(row) if isinstance(row, np.integer) else row
-    rows = () if isinstance(row, int) else tuple(row.shape)
-    if rows != (shape or (1,))[: len(rows)]:
-        raise ValueError(
-            f"row has shape {rows}: use an int, or a shape that begins the sample's, {shape}"
-        )
-    if times is None and interval is not None:
-        times = cell(interval[0]), cell(interval[1])
-    device = backend.device(like)
-    if isinstance(rng, (list, tuple)) and len(rng) == 1 and backend.is_generator(rng[0]):
-        rng = rng[0]  # as pipelines hand one on
-    many = isinstance(rng, (list, tuple))
-    if many and len(rng) != batch:
-        raise ValueError(
-            f"rng holds {len(rng)} entries for a batch of {batch}: give one per sample, or a "
-            "single one for all"
-        )
-    alike = not many or len({isinstance(r, Rng) and r.path for r in rng}) < 2
-    if alike and all(map(_is_portable, rng if many else [rng])):
-        place = (rank, row)
-        return _portable(backend, rng, shape, dtype, device, purpose, place, times, uniform)
-    if many:
-        own = [times] * batch
-        if rows and times is not None:
-            own = [(times[0][i : i + 1], times[1][i : i + 1]) for i in range(batch)]
-        parts = [
-            standard_normal(
-                *(each, (1, *shape[1:]), dtype, like),
-                row=row[i : i + 1] if rows else row,
-                rank=rank,
-                purpose=purpose,
-                interval=interval,
-                times=own[i],
-                uniform=uniform,
-            )
-            for i, each in enumerate(rng)
-        ]
-        return backend.xp.reshape(backend.xp.concat(parts), shape)
-    if backend.is_generator(rng):
-        z = backend.native(rng, shape, dtype, device, (rank, row), uniform)
-        return 1 - z if uniform else z
-    if not callable(rng):
-        raise TypeError(
-            f"rng={rng!r} ({type(rng).__name__}) makes no {backend.name} noise: give {_ACCEPTED}"
-        )
-    z = rng(shape, dtype, interval)
-    if backends.resolve(z) is not backend or tuple(z.shape) != shape:
-        raise ValueError(
-            f"rng(shape, dtype, interval) returned {backends.resolve(z).name} noise of shape "
-            f"{tuple(z.shape)}: the sample needs {backend.name} noise of shape {shape}"
-        )
-    return backend.astype(z, dtype)
+    spec = NoiseSpec(tuple(like.shape), like.dtype, backend.device(like), row, **which)
+    return generate(backend, rng, spec)
 
 
 def standard_uniform(rng: Any, shape: Sequence[int], like: Array, *, row: Any) -> Array:
@@ -157,53 +91,101 @@ def standard_uniform(rng: Any, shape: Sequence[int], like: Array, *, row: Any) -
     the generator's u in [0, 1).
     """
     backend = backends.resolve(like)
-    dtype = backend.dtype("float32")
-    v = standard_normal(rng, shape, dtype, like, row=row, purpose=UNIFORM, uniform=True)
+    dtype, device = backend.dtype("float32"), backend.device(like)
+    spec = NoiseSpec(tuple(shape), dtype, device, row, purpose=UNIFORM, uniform=True)
+    v = generate(backend, rng, spec)
     return backend.clip(v, 2.0**-32, 1 - 2.0**-24)  # the float32 next to 1
 
 
-def _portable(
-    backend: Backend,
-    rng: Any,
-    shape: tuple[int, ...],
-    dtype: Any,
-    device: Any,
-    purpose: int,
-    place: tuple[int, Any],
-    times: tuple[Any, Any] | None = None,
-    uniform: bool = False,
-) -> Array:
-    batch = shape[0] if shape else 1
+def generate(backend: Backend, rng: Any, spec: NoiseSpec) -> Array:
+    """Draw noise from anything that `rng=` accepts.
+
+    Raises:
+        TypeError: rng makes no noise of this framework.
+        ValueError: rng holds or numbers other samples than the batch has, or a function returned
+            another array than it was asked for; row has a shape that begins no such batch.
+    """
+    if isinstance(spec.row, np.integer):
+        spec = spec._replace(row=int(spec.row))
+    shape, rows = spec.shape, () if isinstance(spec.row, int) else tuple(spec.row.shape)
+    if rows != (shape or (1,))[: len(rows)]:
+        raise ValueError(
+            f"row has shape {rows}: use an int, or a shape that begins the sample's, {shape}"
+        )
+    if isinstance(rng, (list, tuple)):
+        if len(rng) != 1 or not backend.is_generator(rng[0]):
+            return _of_samples(backend, rng, spec)
+        rng = rng[0]  # as pipelines hand one on
+    if _is_portable(rng):
+        return _portable(backend, rng, spec)
+    if backend.is_generator(rng):
+        z = backend.native(rng, spec)
+        return 1 - z if spec.uniform else z  # 0 is among a generator's uniforms, 1 is not
+    if not callable(rng):
+        raise TypeError(
+            f"rng={rng!r} ({type(rng).__name__}) makes no {backend.name} noise: give {_ACCEPTED}"
+        )
+    z = rng(shape, spec.dtype, spec.interval)
+    if backends.resolve(z) is not backend or tuple(z.shape) != shape:
+        raise ValueError(
+            f"rng(shape, dtype, interval) returned {backends.resolve(z).name} noise of shape "
+            f"{tuple(z.shape)}: the sample needs {backend.name} noise of shape {shape}"
+        )
+    return backend.astype(z, spec.dtype)
+
+
+def _of_samples(backend: Backend, rng: Sequence[Any], spec: NoiseSpec) -> Array:
+    """Draw each sample of a batch from an entry of its own."""
+    batch = spec.shape[0] if spec.shape else 1
+    if len(rng) != batch:
+        raise ValueError(
+            f"rng holds {len(rng)} entries for a batch of {batch}: give one per sample, or a "
+            "single one for all"
+        )
+    # Seeds go together, in as many operations as one seed takes; generators one by one.
+    if len({isinstance(r, Rng) and r.path for r in rng}) < 2 and all(map(_is_portable, rng)):
+        return _portable(backend, rng, spec)
+    parts = [generate(backend, one, spec.samples(i, i + 1)) for i, one in enumerate(rng)]
+    return backend.xp.reshape(backend.xp.concat(parts), spec.shape)
+
+
+def _portable(backend: Backend, rng: Any, spec: NoiseSpec) -> Array:
+    """Draw portable noise, computed in the dtype that the sample is computed in."""
+    stream, path = _stream(rng, spec.shape[0] if spec.shape else 1)
+    wide, times = spec._replace(dtype=backend.accumulation(spec.dtype)), spec.times
+    if times is None and path and spec.interval is not None:
+        times = cell(spec.interval[0]), cell(spec.interval[1])
+    on_host = times is None or isinstance(times[0], int)
+    if not path or times is None or (on_host and times[0] == times[1]):
+        return backend.astype(backend.normals(stream, wide), spec.dtype)
+    # A path has neither rows nor ranks: wherever a loop asks for an interval, it is the same one.
+    along = wide._replace(row=0, rank=0, purpose=BROWNIAN, times=times)
+    z = backend.increments(stream, along)
+    if not on_host:  # where no interval is, the times are equal
+        own = backend.normals(stream, wide)
+        still = backend.xp.reshape(times[0] == times[1], ahead(times[0].shape, spec.shape))
+        z = backend.where(still, own, z)
+    return backend.astype(z, spec.dtype)
+
+
+def _stream(rng: Any, batch: int) -> tuple[Stream, bool]:
+    """Give the seeds and sample numbers of a batch, and whether they are those of paths."""
     if isinstance(rng, (list, tuple)):  # one seed per sample
         each = [r if isinstance(r, Rng) else Rng(r) for r in rng]
         counts = [1 if r.sample is None else len(r.sample) for r in each]
         if any(count != 1 for count in counts):
             i, count = next((i, c) for i, c in enumerate(counts) if c != 1)
             raise ValueError(f"rng[{i}] numbers {count} samples: one entry of a list is one sample")
-        seeds, path = tuple(r.seed for r in each), any(r.path for r in each)
-        samples: Any = tuple(0 if r.sample is None else r.sample[0] for r in each)
-    else:
-        one = rng if isinstance(rng, Rng) else Rng(rng)
-        seeds, path, samples = (one.seed,), one.path, one.sample
-        if samples is not None and len(samples) != batch:
-            raise ValueError(
-                f"rng numbers {len(samples)} samples for a batch of {batch}: "
-                f"use sample=range(first, first + {batch})"
-            )
-    accumulation = backend.accumulation(dtype)
-    stream = Stream(seeds, samples, purpose, uniform)
-    on_host = times is None or isinstance(times[0], int)
-    if not path or times is None or (on_host and times[0] == times[1]):
-        z = backend.normals(stream, shape, accumulation, device, place)
-    else:
-        z = backend.increments(
-            stream._replace(purpose=BROWNIAN), shape, accumulation, device, times
+        samples = tuple(0 if r.sample is None else r.sample[0] for r in each)
+        return Stream(tuple(r.seed for r in each), samples), any(r.path for r in each)
+    one = rng if isinstance(rng, Rng) else Rng(rng)
+    numbers: Any = one.sample
+    if numbers is not None and len(numbers) != batch:
+        raise ValueError(
+            f"rng numbers {len(numbers)} samples for a batch of {batch}: "
+            f"use sample=range(first, first + {batch})"
         )
-        if not on_host:  # where no interval is, the times are equal
-            own = backend.normals(stream, shape, accumulation, device, place)
-            still = backend.xp.reshape(times[0] == times[1], ahead(times[0].shape, shape))
-            z = backend.where(still, own, z)
-    return backend.astype(z, dtype)
+    return Stream((one.seed,), numbers), one.path
 
 
 def _is_integer(value: Any) -> bool:

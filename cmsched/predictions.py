@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ._messages import choose, nonnegative
+from .checks import check_choice, check_nonnegative
 from .schedules import Point
 
 __all__ = ["OUTPUTS", "PREDICTION_TYPES", "Prediction", "output_from_x0"]
@@ -96,8 +96,8 @@ class Prediction:
     variance_head: bool = False
 
     def __post_init__(self) -> None:
-        choose("prediction_type", self.type, PREDICTION_TYPES)
-        if self.clip is not None and not nonnegative("clip", self.clip) > 0.0:
+        check_choice("prediction_type", self.type, PREDICTION_TYPES)
+        if self.clip is not None and not check_nonnegative("clip", self.clip) > 0.0:
             raise ValueError(f"clip must be positive, got {self.clip}")
         if self.threshold is not None:
             if len(self.threshold) != 2:
@@ -109,11 +109,11 @@ class Prediction:
                     "threshold must be a ratio in (0, 1] and a positive maximum, got"
                     f" {self.threshold}"
                 )
-        if not nonnegative("sigma_data", self.sigma_data) > 0.0:
+        if not check_nonnegative("sigma_data", self.sigma_data) > 0.0:
             raise ValueError(f"sigma_data must be positive, got {self.sigma_data}")
-        nonnegative("sigma_min", self.sigma_min)
+        check_nonnegative("sigma_min", self.sigma_min)
         if self.timestep_scaling is not None:
-            nonnegative("timestep_scaling", self.timestep_scaling)
+            check_nonnegative("timestep_scaling", self.timestep_scaling)
         if not isinstance(self.variance_head, bool):
             raise TypeError(f"variance_head must be True or False, got {self.variance_head!r}")
 

@@ -4,15 +4,28 @@ Rules of (n, high, low) with keywords of their own; those without ends give sigm
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 
 import numpy as np
 
-from ._messages import check_count
+from .checks import check_count
 from .schedules import VPSDE
 
-__all__ = ["RAMPS", "karras", "ramp"]
+__all__ = [
+    "AYS",
+    "beta",
+    "exponential",
+    "ipndm",
+    "karras",
+    "kl_optimal",
+    "laplace",
+    "linear_quadratic",
+    "polyexponential",
+    "ramp",
+    "resampled",
+    "vp",
+]
 
 Rule = Callable[..., np.ndarray]
 
@@ -141,9 +154,9 @@ def ipndm(n: int) -> np.ndarray:
     return np.array([math.inf, *(sigma / (np.cos(s) * np.sqrt(1 + sigma)))])
 
 
-def resampled(levels: Sequence[float]) -> Callable[[int], np.ndarray]:
+def resampled(levels: str) -> Callable[[int], np.ndarray]:
     """Return the ramp of n of n + 1 levels log-linear in a table, its last left out."""
-    table = np.log(levels)
+    table = np.log([float(level) for level in levels.split()])
 
     def ramp(n: int) -> np.ndarray:
         places = np.linspace(0, len(table) - 1, n + 1)
@@ -159,18 +172,4 @@ AYS = {
     "ays_sdxl": "14.6146412293 6.3184485287 3.7681790315 2.1811480769 1.3405244945 0.8620721141"
     " 0.5550693289 0.3798540708 0.2332364134 0.1114188177 0.0291671582",
     "ays_svd": "700 54.5 15.886 7.977 4.248 1.789 0.981 0.403 0.173 0.034 0.002",
-}
-
-RAMPS: dict[str, Rule] = {
-    "karras": karras,
-    "exponential": exponential,
-    "polyexponential": polyexponential,
-    "beta": beta,
-    "lu": exponential,  # uniform in lam: the same curve under the multistep solvers' name for it
-    "laplace": laplace,
-    "kl_optimal": kl_optimal,
-    "vp": vp,
-    "linear_quadratic": linear_quadratic,  # Mochi and LTX-Video
-    "ipndm": ipndm,
-    **{name: resampled([float(v) for v in text.split()]) for name, text in AYS.items()},
 }

@@ -1,166 +1,35 @@
 """Which points to visit: model times or noise levels, on the host in float64, noisiest first.
 
-`TIMES` are rules over the training steps 0 ... N-1 (`TIMESTEPS` those that the named classes take),
-`RAMPS` rules between two noise levels, or tables of them; `place` puts points of any schedule by
-any of them. What comes out is a `Grid`: n + 1 points for n steps.
+`SPACINGS` has the rules by name: of times, over the training steps 0 ... N-1, and of noise levels,
+between two of them or from a table; `register` adds one, and `place` puts points of any schedule by
+any of them.
 """
 
-import dataclasses
 import inspect
 import itertools
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ._messages import check_count, choose, nearest
-from .ramps import RAMPS, karras, ramp
-from .schedules import Betas, Point, Schedule, make_schedule
+from . import ramps
+from .checks import check_choice, check_count, check_name, nearest
+from .schedules import Betas, Point, Schedule
 
 __all__ = [
-    "RAMPS",
     "SHIFTS",
-    "TIMES",
-    "TIMESTEPS",
-    "Grid",
-    "Walk",
-    "check_count",
+    "SPACINGS",
+    "Spacing",
     "check_spacing",
-    "decreasing",
-    "host",
-    "karras",
     "place",
-    "ramp",
+    "register",
     "shifted",
     "stretched",
     "timesteps",
 ]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The points a sampler walks over: n + 1 of them for n steps, noisiest first (or last).
-
-    Args:
-        points: the last one is where the sample ends (usually sigma = 0).
-        schedule: makes points between them, `at(t= | sigma= | lam=)`.
-        init_scale: the start is init_scale * noise.
-        integral: whether the network is conditioned on integers.
-        arrivals: where each step ends, if that is not the point the next one starts from (the
-            reference's DDIM steps by a fixed stride over timesteps of another one).
-        skipped: how many steps of a longer run come before the first point.
-    """
-
-    points: tuple[Point, ...]
-    schedule: Schedule
-    init_scale: float = 1.0
-    integral: bool = False
-    arrivals: tuple[Point, ...] | None = None
-    skipped: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "points", tuple(self.points))
-        object.__setattr__(self, "arrivals", self.arrivals and tuple(self.arrivals))
-        if len(self.points) < 2:
-            raise ValueError(f"a grid needs at least two points (one step), got {len(self.points)}")
-        if self.arrivals is not None and len(self.arrivals) != len(self):
-            raise ValueError(f"{len(self)} steps need as many arrivals, got {len(self.arrivals)}")
-        upward = self.upward
-        for pair in itertools.pairwise(self.points):
-            a, b = pair[::-1] if upward else pair
-            if b.ratio > a.ratio * (1 + 1e-9):  # equal up to rounding is a step of length zero
-                raise ValueError(
-                    "a grid runs one way, from noise to data or (inversion) from data to noise, but"
-                    f" sigma/alpha turns between t={a.t:g}, where it is {a.ratio:g}, and"
-                    f" t={b.t:g}, where it is {b.ratio:g}"
-                )
-
-    @property
-    def upward(self) -> bool:
-        """Whether it runs from data to noise (inversion)."""
-        return self.points[-1].ratio > self.points[0].ratio
-
-    def __len__(self) -> int:
-        """Return the number of steps."""
-        return len(self.points) - 1
-
-    def steps(self) -> Iterator[tuple[Point, Point]]:
-        """Yield the two ends of every step."""
-        return zip(self.points[:-1], self.arrivals or self.points[1:], strict=True)
-
-    def at(self, **level: float) -> Point:
-        """Return a point between the grid's: one of t, sigma, lam, ratio."""
-        return self.schedule.at(**level)
-
-    def skip(self, k: int) -> "Grid":
-        """Return the rest of the grid from step k; its start scale is that point's sigma."""
-        if not 0 <= k < len(self):
-            raise ValueError(f"cannot skip {k} of {len(self)} steps; at least one must be left")
-        if k == 0:
-            return self
-        arrivals = self.arrivals and self.arrivals[k:]
-        return dataclasses.replace(
-            self,
-            points=self.points[k:],
-            init_scale=self.init_scale if self.upward else self.points[k].sigma,
-            arrivals=arrivals,
-            skipped=self.skipped + k,
-        )
-
-    def until(self, k: int) -> "Grid":
-        """Return the first k steps of the grid."""
-        arrivals = self.arrivals and self.arrivals[:k]
-        return dataclasses.replace(self, points=self.points[: k + 1], arrivals=arrivals)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the grid as plain data; `Grid.from_dict` gives it back."""
-        rows = [dataclasses.astuple(p) for p in self.points]
-        arrivals = self.arrivals and [dataclasses.astuple(p) for p in self.arrivals]
-        return {
-            "points": rows,
-            "schedule": self.schedule.to_dict(),
-            "init_scale": self.init_scale,
-            "integral": self.integral,
-            "arrivals": arrivals,
-            "skipped": self.skipped,
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Grid":
-        """Return the grid that `to_dict` wrote."""
-        arrivals = data["arrivals"] and tuple(Point(*row) for row in data["arrivals"])
-        points = tuple(Point(*row) for row in data["points"])
-        schedule = make_schedule(**data["schedule"])
-        options = (data["init_scale"], data["integral"], arrivals, data["skipped"])
-        return cls(points, schedule, *options)
-
-
-class Walk:
-    """A grid as one run of a loop sees it: which step the loop is at, and what it counted."""
-
-    def __init__(self, grid: Grid) -> None:
-        self.points, self.at, self.schedule = grid.points, grid.at, grid.schedule
-        self._grid, self.step = grid, 0
-        self.total = grid.skipped + len(grid)  # steps of the whole run
-        self.counts: Counter[str] = Counter()
-
-    def __len__(self) -> int:
-        """Return the number of steps."""
-        return len(self._grid)
-
-    def at_time(self, t: float) -> Point:
-        """Return the point at model time t, or at the whole one below where the grid has such."""
-        # 1e-6: 0.7 * 700 is 490, and not the next float below
-        return self.at(t=math.floor(t + 1e-6) if self._grid.integral else t)
-
-    def steps(self) -> Iterator[tuple[Point, Point]]:
-        """Yield the two ends of every step."""
-        for step, ends in enumerate(self._grid.steps()):
-            self.step = step
-            yield ends
 
 
 def linspace(n: int, train: int, *, last: int, extra: bool) -> np.ndarray:
@@ -195,20 +64,103 @@ def sgm_uniform(n: int, train: int, *, last: int, extra: bool) -> np.ndarray:
     return linspace(n, train, last=last, extra=True)
 
 
-TIMESTEPS: dict[str, Callable[..., np.ndarray]] = {
-    "linspace": linspace,
-    "leading": leading,
-    "trailing": trailing,
+@dataclass(frozen=True, eq=False)
+class Spacing:
+    """A registry entry: a rule, and what its numbers are.
+
+    Args:
+        rule: in time `rule(n, train, *, last, extra)` returns n of the training steps 0 ... last
+            - 1, highest first; otherwise `rule(n, high, low, **options)` returns n noise levels
+            from high down to low. It may leave out last and extra, and ends that are its own.
+        in_time: which of the two.
+        named: whether the named classes take it as `timestep_spacing`.
+        log_linear: whether levels between two training steps are log-linear in sigma / alpha.
+    """
+
+    rule: Callable[..., np.ndarray]
+    in_time: bool = False
+    named: bool = False
+    log_linear: bool = False
+
+    @cached_property
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self.rule).parameters
+
+    @property
+    def options(self) -> dict[str, float]:
+        """Keywords of the rule and their defaults."""
+        own = self._parameters.items()
+        return {} if self.in_time else {k: p.default for k, p in own if p.kind is p.KEYWORD_ONLY}
+
+    @property
+    def heeds(self) -> set[str]:
+        """What it heeds of sigma_max, sigma_min and steps_offset."""
+        if self.in_time:
+            return {"steps_offset"} if self.rule is leading else set()
+        return {name for name, end in ENDS.items() if end in self._parameters}
+
+    def times(self, n: int, train: int, last: int, extra: bool) -> np.ndarray:
+        """Return the training steps of a rule in time."""
+        given = {"last": last, "extra": extra}
+        given = {name: value for name, value in given.items() if name in self._parameters}
+        return np.asarray(self.rule(n, train, **given), dtype=np.float64)
+
+    def levels(self, n: int, sigma_max: float, sigma_min: float, **options: float) -> np.ndarray:
+        """Return the noise levels of a rule of levels, between ends that it may not heed."""
+        given = {"sigma_max": sigma_max, "sigma_min": sigma_min}
+        ends = {ENDS[name]: given[name] for name in self.heeds}
+        return np.asarray(self.rule(n, **ends, **options), dtype=np.float64)
+
+
+ENDS = {"sigma_max": "high", "sigma_min": "low"}  # options, and a rule's name for them
+
+SPACINGS: dict[str, Spacing] = {
+    "linspace": Spacing(linspace, in_time=True, named=True),
+    "leading": Spacing(leading, in_time=True, named=True),
+    "trailing": Spacing(trailing, in_time=True, named=True),
+    "simple": Spacing(simple, in_time=True),
+    "ddim_uniform": Spacing(ddim_uniform, in_time=True),
+    "normal": Spacing(linspace, in_time=True, log_linear=True),  # k-diffusion's linspace
+    "sgm_uniform": Spacing(sgm_uniform, in_time=True, log_linear=True),
+    "karras": Spacing(ramps.karras),
+    "exponential": Spacing(ramps.exponential),
+    "polyexponential": Spacing(ramps.polyexponential),
+    "beta": Spacing(ramps.beta),
+    "lu": Spacing(ramps.exponential),  # uniform in lam: the same under the solvers' name for it
+    "laplace": Spacing(ramps.laplace),
+    "kl_optimal": Spacing(ramps.kl_optimal),
+    "vp": Spacing(ramps.vp),
+    "linear_quadratic": Spacing(ramps.linear_quadratic),  # Mochi and LTX-Video
+    "ipndm": Spacing(ramps.ipndm),
+    **{name: Spacing(ramps.resampled(levels)) for name, levels in ramps.AYS.items()},
 }
-# normal is k-diffusion's linspace; it and sgm_uniform go log-linearly between training steps
-TIMES: dict[str, Callable[..., np.ndarray]] = {
-    **TIMESTEPS,
-    "simple": simple,
-    "ddim_uniform": ddim_uniform,
-    "normal": linspace,
-    "sgm_uniform": sgm_uniform,
-}
-LOG_LINEAR = ("normal", "sgm_uniform")
+OWN = frozenset(SPACINGS)
+
+
+def register(
+    name: str,
+    rule: Callable[..., Any],
+    *,
+    in_time: bool = False,
+    log_linear: bool = False,
+) -> None:
+    """Enter a rule of one's own under a name, for `cmsched.Scheduler(spacing=name)`.
+
+    Args:
+        name: none of those that are here already.
+        rule: returns where steps start, noisiest first, see `Spacing`; its keywords with defaults
+            are the `spacing_options`.
+        in_time: whether these are training steps, otherwise noise levels.
+        log_linear: see `Spacing`.
+
+    Raises:
+        TypeError: name is no string, or rule no function.
+        ValueError: the name of another spacing.
+    """
+    check_name("spacing", name, OWN)
+    if not callable(rule):
+        raise TypeError(f"rule={rule!r} cannot be called: pass a function (n, high, low)")
+    SPACINGS[name] = Spacing(rule, in_time=in_time, log_linear=log_linear)
 
 
 def timesteps(
@@ -224,7 +176,7 @@ def timesteps(
     """Return n timesteps, decreasing, of a named spacing.
 
     Args:
-        spacing: a name in TIMES.
+        spacing: a name in SPACINGS, of a rule in time.
         n: how many; "trailing" gives fewer where `last` is below train.
         train: number of training steps.
         last: visit only steps below this one (train if None).
@@ -236,7 +188,7 @@ def timesteps(
     Raises:
         ValueError: too many steps for different timesteps, or an offset past the last one.
     """
-    choose("timestep_spacing", spacing, TIMES)
+    check_choice("timestep_spacing", spacing, (k for k, entry in SPACINGS.items() if entry.in_time))
     n = check_count("num_inference_steps", n)
     top = train if last is None else last
     if spacing in ("leading", "ddim_uniform") and top < n + extra:
@@ -244,7 +196,7 @@ def timesteps(
             f"{n} {spacing} steps need at least {n + extra} training steps, got {top}; use fewer"
             " steps"
         )
-    times = TIMES[spacing](n, train, last=top, extra=extra)
+    times = SPACINGS[spacing].times(n, train, top, extra)
     if (
         spacing == "trailing" and whole is not None
     ):  # rounds before the shift by one: half to even, as the field does
@@ -267,7 +219,6 @@ def timesteps(
     return out
 
 
-ENDS = {"sigma_max": "high", "sigma_min": "low"}  # options, and a ramp's name for them
 HIGHEST = 4096.0  # sigma / alpha of alpha_bar = 2^-24, in place of infinity, as the field has it
 
 
@@ -278,13 +229,8 @@ def check_spacing(spacing: str, options: Mapping[str, Any]) -> set[str]:
         ValueError: an unknown spacing, or a number out of range.
         TypeError: an option that it does not have, or that is not a number.
     """
-    choose("spacing", spacing, (*TIMES, *RAMPS))
-    if spacing in TIMES:
-        own, heeds = {}, {"steps_offset"} if spacing == "leading" else set()
-    else:
-        parameters = inspect.signature(RAMPS[spacing]).parameters
-        own = {k: p.default for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-        heeds = {name for name, end in ENDS.items() if end in parameters}
+    check_choice("spacing", spacing, SPACINGS)
+    own = SPACINGS[spacing].options
     for name, value in options.items():
         if name not in own:
             raise TypeError(f"spacing {spacing!r} has no option {name!r}{nearest(name, own)}")
@@ -293,7 +239,7 @@ def check_spacing(spacing: str, options: Mapping[str, Any]) -> set[str]:
         # one whose default is 0 is a place, the others are sizes
         if not (0.0 < value < 1e12 or (own[name] == 0.0 and abs(value) < 1e12)):
             raise ValueError(f"{name} must be a positive, finite number, got {value!r}")
-    return heeds
+    return SPACINGS[spacing].heeds
 
 
 def place(
@@ -310,7 +256,7 @@ def place(
     """Return the n points of a schedule where steps start, by any spacing.
 
     Args:
-        spacing: a name in TIMES or RAMPS.
+        spacing: a name in SPACINGS.
         n: how many.
         schedule: where it is continuous, training steps lie evenly over its `span`.
         sigma_max: first level of a ramp, sigma in the flow frame and otherwise sigma / alpha; by
@@ -325,12 +271,13 @@ def place(
         TypeError: an option that the spacing does not have.
     """
     heeds, (top, low) = check_spacing(spacing, options), schedule.span
-    if spacing in TIMES:
+    entry, n = SPACINGS[spacing], check_count("num_inference_steps", n)
+    if entry.in_time:
         train = getattr(schedule, "num_train_timesteps", train)
         whole = False if isinstance(schedule, Betas) else None
         times = timesteps(spacing, n, train, offset=steps_offset, whole=whole)
         stride = (top - low) / max(train - 1, 1)
-        at = _log_linear if spacing in LOG_LINEAR else _linear
+        at = _log_linear if entry.log_linear else _linear
         points = [at(schedule, top - (train - 1 - t) * stride) for t in times]
     else:
         native = schedule.frame == "flow" and bool(heeds)
@@ -338,10 +285,10 @@ def place(
             p.sigma if native else min(p.ratio, HIGHEST)
             for p in (schedule.at(t=top), schedule.at(t=low))
         )
-        given = {"sigma_max": sigma_max or first, "sigma_min": sigma_min or last}
-        ends = {ENDS[name]: given[name] for name in heeds}
-        levels = RAMPS[spacing](check_count("num_inference_steps", n), **ends, **options).tolist()
+        levels = entry.levels(n, sigma_max or first, sigma_min or last, **options).tolist()
         points = [schedule.at(sigma=v) if native else schedule.at(ratio=v) for v in levels]
+    if len(points) != n:
+        raise ValueError(f"spacing {spacing!r} gave {len(points)} points where {n} were asked for")
     for a, b in itertools.pairwise(points):
         if not b.ratio < a.ratio:
             raise ValueError(
@@ -387,40 +334,3 @@ def stretched(sigmas: Sequence[float] | np.ndarray, terminal: float) -> np.ndarr
             " must lie in [0, 1)"
         )
     return np.asarray(1 - away * ((1 - terminal) / away[-1]))
-
-
-def decreasing(
-    name: str, values: Sequence[float] | np.ndarray, *, reverse: bool = False
-) -> list[float]:
-    """Return an explicit list as finite, strictly decreasing floats.
-
-    With reverse it was turned round, and the error says that it must increase.
-
-    Raises:
-        TypeError: not numbers.
-        ValueError: empty, not one-dimensional, not finite, or not decreasing (shown put right).
-    """
-    try:
-        table = np.asarray(host(values))
-        table = table if table.dtype.kind in "OUSbc" else table.astype(np.float64)
-    except (TypeError, ValueError):
-        table = np.array(None)
-    if table.dtype.kind != "f":
-        raise TypeError(f"{name} must be a list of numbers, got {values!r}")
-    if table.ndim != 1 or table.size == 0 or not np.all(np.isfinite(table)):
-        raise ValueError(f"{name} must be a non-empty list of finite numbers, got {values!r}")
-    items: list[float] = table.tolist()
-    if any(b >= a for a, b in itertools.pairwise(items)):
-        right = sorted(set(items), reverse=not reverse)
-        shown = ", ".join([f"{v:g}" for v in right[:12]] + ["..."] * (len(right) > 12))
-        way = "increasing" if reverse else "decreasing"
-        raise ValueError(f"{name} must be strictly {way}; the same values in order: [{shown}]")
-    return items
-
-
-def host(values: Any) -> Any:
-    """Return host numbers of a list or an array of any framework (read once, before the loop)."""
-    detach = getattr(values, "detach", None)
-    if detach is not None:
-        values = detach().cpu()
-    return values.get() if hasattr(values, "get") and hasattr(values, "device") else values

@@ -3,7 +3,7 @@
 Every array a loop handles is a linear combination of leaves, named (kind, row, rank):
 
     x   the sample an evaluation stands on    d   its estimate x0    r   its unprojected estimate
-    k   what a Keep stored                    z   a draw             g   a given array (rank: name)
+    k   what a Store stored                   z   a draw             g   a given array (rank: name)
     s   the start
 
 A row is what happens between two evaluations: row -1 before the first, row i after evaluation i.
@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .grids import Grid, GridRun
 from .predictions import Prediction
-from .samplers import Keep, Raw, Sampler, Size
+from .samplers import Evaluate, Rms, Sampler, Store
 from .schedules import Point
-from .spacings import Grid, Walk
 
 __all__ = ["MASK", "Draw", "Form", "Leaf", "Trace", "trace"]
 
@@ -179,16 +179,20 @@ def _noise(i: int, at: Point, prediction: Prediction) -> Form:
 
 
 def trace(
-    sampler: Sampler, grid: Grid, options: Mapping[str, Any], prediction: Prediction
+    sampler: Sampler,
+    grid: Grid,
+    options: Mapping[str, Any],
+    prediction: Prediction,
+    limit: int | None = None,
 ) -> Trace:
-    """Run a sampler's loop on linear forms.
+    """Run a sampler's loop on linear forms, to its end or for `limit` evaluations.
 
     Raises:
         ValueError: a step that the loop cannot take, or a loop without evaluations.
         TypeError: arithmetic that is not linear, or something yielded that is no request.
     """
     rows = [TracedRow(None)]
-    walk = Walk(grid)
+    walk = GridRun(grid)
 
     def noise(
         a: Point | None = None,
@@ -220,29 +224,32 @@ def trace(
             raise ValueError(
                 f"sampler {sampler.name!r} cannot take step {walk.step} of this grid ({error}){why}"
             ) from error
-        if isinstance(asked, Size):
+        if isinstance(asked, Rms):
             raise TypeError(
                 f"sampler {sampler.name!r} asks for the size of an array, which a trace does not"
                 " know; register it with traced=False"
             )
-        if isinstance(asked, Keep):
-            kept = _array(sampler, "kept", asked.x)
+        if isinstance(asked, Store):
+            stored = _array(sampler, "stored", asked.x)
             if len(rows) == 1:  # nothing is stored before the first evaluation
-                reply = kept
+                reply = stored
                 continue
-            rows[-1].keeps.append(kept)
+            rows[-1].keeps.append(stored)
             reply = Form.leaf("k", len(rows) - 2, len(rows[-1].keeps) - 1)
             continue
-        if not isinstance(asked, tuple) or len(asked) != 2 or not isinstance(asked[1], Point):
+        short = isinstance(asked, tuple) and len(asked) == 2
+        if not (short or isinstance(asked, Evaluate)) or not isinstance(asked[1], Point):
             raise TypeError(
-                f"sampler {sampler.name!r} yielded {asked!r}; yield x, point (or Raw(x, point), or"
-                " Keep(x))"
+                f"sampler {sampler.name!r} yielded {asked!r}; yield x, point (or Evaluate(x, point,"
+                " eps=True), or Store(x))"
             )
-        x, point = asked
+        x, point, eps = Evaluate(*asked)
         rows[-1].following = _array(sampler, "yielded", x)
+        if len(rows) - 1 == limit:
+            return Trace(rows)
         rows.append(TracedRow(point, walk.step))
         i = len(rows) - 2
         sample, x0 = Form.leaf("x", i, 0), Form.leaf("d", i, 0)
         reply = (sample, x0)
-        if isinstance(asked, Raw):
+        if eps:
             reply = (sample, x0, _noise(i, point, prediction))

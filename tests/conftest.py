@@ -1,8 +1,10 @@
 """What every test shares: the `xp` fixture (one test, every backend) and hypothesis' profiles.
 
-CMSCHED_BACKENDS restricts the backends of a run; CMSCHED_REQUIRE_BACKENDS names those, and other
-parts, whose absence is a failure instead of a line in the header. CMSCHED_LEAST is from how many
-elements on a row is taken in one pass, so that small arrays are.
+HYPOTHESIS_PROFILE is `dev` by default, made for quick answers; nox runs `ci`, with every setting of
+every class and more examples. CMSCHED_BACKENDS restricts a run to some frameworks, and to NumPy,
+which is always there; CMSCHED_REQUIRE_BACKENDS names those, and other parts, whose absence is a
+failure instead of a line in the header. CMSCHED_LEAST is from how many elements on a row is taken
+in one pass, so that small arrays are.
 """
 
 import os
@@ -13,9 +15,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import importlib
 import inspect
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -23,14 +27,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-if find_spec("jax"):
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
-
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "dev")
 settings.register_profile(
     "dev",
-    max_examples=25,
+    max_examples=10,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -39,10 +39,22 @@ settings.register_profile("brief", settings.get_profile("ci"), max_examples=20)
 settings.register_profile(
     "mutants",  # any failure will do, so none is made simpler
     settings.get_profile("dev"),
+    max_examples=25,
     phases=(Phase.explicit, Phase.generate),
     derandomize=True,
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+settings.load_profile(PROFILE)
+
+
+def few(option_sets: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """All of them; of the profile dev those of one option, and those that bring another one in."""
+    chosen: list[dict[str, Any]] = []
+    for options in map(dict, option_sets):
+        known = {key for other in chosen for key in other}
+        if PROFILE != "dev" or len(options) <= 1 or options.keys() - known:
+            chosen.append(options)
+    return chosen
+
 
 # backend of the tests: (framework, array-API namespace)
 NAMESPACES = {
@@ -115,17 +127,35 @@ def missing(name: str) -> str:
     return ""
 
 
-# their modules import what is compared with
-collect_ignore = [
-    folder for folder, part in {"parity": "peers", "interop": "interop"}.items() if missing(part)
-]
-
-
 def names_in(variable: str, known: list[str]) -> list[str]:
     names = [name for name in os.environ.get(variable, "").split(",") if name]
     if unknown := [name for name in names if name not in known]:
         raise pytest.UsageError(f"{variable}: unknown {unknown[0]!r}; known: {', '.join(known)}")
     return names
+
+
+def selected() -> list[str]:
+    return names_in("CMSCHED_BACKENDS", list(NAMESPACES)) or list(NAMESPACES)
+
+
+def left_out() -> set[str]:
+    """The frameworks that a run was restricted to do without."""
+    return {"torch", "jax", "cupy"} - {*selected()}
+
+
+# modules that import what they are about: the part that it is, and a framework that they need
+ABOUT = {
+    "parity": ("peers", "torch"),
+    "interop": ("interop", "torch"),
+    "test_torch.py": ("torch", "torch"),
+    "test_jax.py": ("jax", "jax"),
+}
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Do not even import what cannot run, or is not to."""
+    part, framework = ABOUT.get(collection_path.name, ("numpy", "numpy"))
+    return True if framework in left_out() or missing(part) else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -136,10 +166,10 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in names_in("CMSCHED_REQUIRE_BACKENDS", [*NAMESPACES, *PARTS]):
         if reason := missing(name):
             raise pytest.UsageError(f"CMSCHED_REQUIRE_BACKENDS names {name}, but {reason}")
+    if "jax" not in left_out() and not missing("jax"):
+        import jax
 
-
-def selected() -> list[str]:
-    return names_in("CMSCHED_BACKENDS", list(NAMESPACES)) or list(NAMESPACES)
+        jax.config.update("jax_enable_x64", True)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -155,13 +185,34 @@ MIXED = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs no framework: it is run once, with NumPy; and what needs other libraries."""
+source_of = cache(inspect.getsource)  # a function has many items
+
+
+def wanted(item: pytest.Item, absent: set[str], without: str) -> bool:
+    """Whether a test names none of these frameworks, and has not this mark."""
+    names = {*getattr(item, "fixturenames", ())}
+    if callspec := getattr(item, "callspec", None):
+        names |= {callspec.params.get(key) for key in ("backend", "framework")}
+    peers = "torch" in absent and item.get_closest_marker("peers")
+    return not (names & absent or peers or item.get_closest_marker(without))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what a run is to do without; mark what needs no framework, or another library."""
+    by_name = config.option.markexpr or any("::" in arg for arg in config.args)
+    without = "slow" if PROFILE == "dev" and not by_name else ""
+    absent = left_out()
+    kept, dropped = [], []
+    for item in items:
+        (kept if wanted(item, absent, without) else dropped).append(item)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
     for item in items:
         if item.path.parent.name == "interop":
             item.add_marker("interop")
         if isinstance(item, pytest.Function) and item.module.__name__ in MIXED:
-            source = inspect.getsource(item.function)
+            source = source_of(item.function)
             named = any(name in source for name in ("torch", "jax", "cupy"))
             if not named and "xp" not in item.fixturenames:
                 item.add_marker("host")
@@ -180,3 +231,15 @@ def xp(request: pytest.FixtureRequest) -> Backend:
     """Each backend in turn."""
     backend, namespace = NAMESPACES[request.param]
     return Backend(request.param, backend, importlib.import_module(namespace))
+
+
+@pytest.fixture
+def torch() -> ModuleType:
+    """PyTorch; without it the test is skipped."""
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def jax() -> ModuleType:
+    """JAX; without it the test is skipped."""
+    return pytest.importorskip("jax")

@@ -12,12 +12,13 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from conftest import few
 
+from cmsched.grids import Grid
 from cmsched.plan import Plan, make_plan
 from cmsched.predictions import Prediction, output_from_x0
 from cmsched.samplers import REGISTRY, Sampler
 from cmsched.schedules import VESDE, VPSDE, Betas, Flow, Point, Schedule
-from cmsched.spacings import Grid
 
 # one smooth continuous schedule and one prediction type for each frame, and the lam to step between
 FRAMES: dict[str, tuple[Schedule, Prediction]] = {
@@ -31,9 +32,9 @@ ENDS = {"vp": (-2.5, 2.5), "ve": (-3.0, 2.0), "flow": (-2.0, 3.0)}
 def variants(**traits: Any) -> list[tuple[str, dict[str, Any]]]:
     """Every registered sampler with every option set it lists, those with the given traits."""
     return [
-        (name, dict(options))
+        (name, options)
         for name, entry in REGISTRY.items()
-        for options in (entry.variants if entry.traced else ())
+        for options in (few(entry.variants) if entry.traced else ())
         if all(entry.trait(trait, options) == value for trait, value in traits.items())
     ]
 
@@ -137,14 +138,14 @@ def interpret(
         values = {0: x, 1: output, **dict(enumerate(memory, start=2)), **drawn(i, row.draws)}
         for k, name in enumerate(layout.given):
             values[layout.first_given + k] = arrays.get(name, np.zeros_like(start))
-        if row.estimates:
+        if row.needs_x0:
             p, q, skip, out = row.estimate
-            values[layout.estimate] = skip * x + out * (p * x + q * output)
+            values[layout.x0] = skip * x + out * (p * x + q * output)
         for value, terms in row.statements:
             values[value] = combine(values, terms)
         pinned = pin(i)
-        x = values[layout.following] if pinned is None else pinned
-        memory = [values[pick] for pick in row.picks]
+        x = values[layout.next_sample] if pinned is None else pinned
+        memory = [values[pick] for pick in row.stores_from]
         path.append(x)
     return path
 

@@ -16,16 +16,25 @@ import cmsched
 ROOT = Path(cmsched.__file__).parent
 # A part imports only from parts above it in this list.
 PARTS = [
-    "_messages",
+    "checks",
+    "frozen",
     "backends",
+    "levels",
     "schedules",
     "ramps",
+    "grids",
     "spacings",
     "predictions",
+    "discretizations",
     "samplers",
     "tracing",
+    "rows",
+    "lowering",
     "tables",
+    "listing",
     "plan",
+    "recipe",
+    "entries",
     "noise",
     "engine",
     "discrete",
@@ -33,12 +42,10 @@ PARTS = [
     "conversion",
     "schedulers",
     "interop",
-    "digits",
-    "quality",
-    "cli",
+    "demo",
 ]
 ARRAYS = {
-    *("backends", "tables", "plan", "noise", "engine"),
+    *("backends", "levels", "tables", "plan", "noise", "engine"),
     *("discrete", "guidance", "conversion", "schedulers", "interop"),
 }
 OUTSIDE = {"numpy", "array_api_compat"}
@@ -88,9 +95,9 @@ def test_imports_point_one_way():
             if other in PARTS:
                 assert PARTS.index(other) <= PARTS.index(part), f"{path.name} imports {name}"
                 if other == "backends":
-                    assert part in ARRAYS | {"digits", "cli"}, f"{path.name} imports {name}"
+                    assert part in ARRAYS | {"demo"}, f"{path.name} imports {name}"
             else:
-                assert part in ("cli", "interop"), f"{path.name} imports {name}"
+                assert part in ("demo", "interop"), f"{path.name} imports {name}"
 
 
 def test_backends_and_noise_know_little():
@@ -102,13 +109,39 @@ def test_backends_and_noise_know_little():
             assert ours <= {"backends"}
 
 
+def roots(path, *, top):
+    """The packages that a file imports at the top level, or inside of something."""
+    return {name.split(".")[0] for name, outside in imports(path) if outside is top}
+
+
+def adapted_by(path):
+    """The frameworks that a file may import at its top: it is loaded only where they are wanted.
+
+    A part x_y.py of interop/x.py is loaded by that, which says what is missing.
+    """
+    first = path.stem.split("_")[0]
+    if part_of(path) == "backends":
+        return {first}
+    whole = path.with_stem(first)
+    if part_of(path) == "interop" and whole != path and whole.exists():
+        loads = [name for name, _ in imports(path.parent / "__init__.py")]
+        assert not loads, "the package loads its files"
+        return roots(whole, top=False)
+    return set()
+
+
 def test_frameworks_are_imported_by_their_adapters_only():
     for path in files():
-        adapter = path.stem.split("_")[0] if part_of(path) == "backends" else None
-        for name, top in imports(path):
-            root = name.split(".")[0]
-            if top and root in FRAMEWORKS:
-                assert root == adapter, f"{path} imports {name}"
+        assert roots(path, top=True) & {*FRAMEWORKS} <= adapted_by(path), path
+
+
+def test_parts_of_an_adapter_are_imported_by_it_alone():
+    parts = {path.stem for path in files() if part_of(path) == "interop" and adapted_by(path)}
+    assert parts
+    for path in files():
+        for name, _ in imports(path):
+            found = parts & {*name.split(".")}
+            assert not found or path.stem.split("_")[0] == found.pop().split("_")[0], path
 
 
 def test_nothing_imports_diffusers():

@@ -4,7 +4,6 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -12,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmsched import backends
+from cmsched.backends import registry
 
-needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed")
-needs_jax = pytest.mark.skipif(not find_spec("jax"), reason="jax is not installed")
+needs_torch = pytest.mark.usefixtures("torch")
+needs_jax = pytest.mark.usefixtures("jax")
 
 # without those whose products leave float32's normal range, where rounding is absolute
 FLOATS = st.floats(-4, 4, width=32).map(lambda w: w if abs(w) > 1e-30 else 0.0)
@@ -84,13 +84,13 @@ def test_registered_type(monkeypatch):
     class Mine:
         pass
 
-    monkeypatch.setattr(backends, "_registered", {})
+    monkeypatch.setattr(registry, "_registered", {})
     namespace = backends.named("numpy").xp
     backends.register("mine", Mine, namespace)
     assert backends.resolve(Mine()) is backends.named("mine")
     assert backends.resolve(np.zeros(1)) is backends.named("numpy")
     assert backends.named("mine").xp.take is namespace.take
-    backends._by_type.pop(Mine)
+    registry._by_type.pop(Mine)
 
 
 def test_a_framework_that_is_known_cannot_be_registered(xp, monkeypatch):
@@ -99,9 +99,9 @@ def test_a_framework_that_is_known_cannot_be_registered(xp, monkeypatch):
     class Mine:
         pass
 
-    monkeypatch.setattr(backends, "_registered", {})
+    monkeypatch.setattr(registry, "_registered", {})
     namespace = backends.named("numpy").xp
-    for name in backends.FRAMEWORKS:
+    for name in registry.FRAMEWORKS:
         with pytest.raises(ValueError, match=f"name='{name}' is a framework known already"):
             backends.register(name, Mine, namespace)
     x = xp.asarray(np.zeros(1))
@@ -111,7 +111,7 @@ def test_a_framework_that_is_known_cannot_be_registered(xp, monkeypatch):
                 backends.register("mine", array, namespace)
     with pytest.raises(ValueError, match="would take the arrays of numpy"):
         backends.register("mine", object, namespace)
-    assert backends._registered == {}
+    assert registry._registered == {}
     assert backends.resolve(x) is backends.named(xp.xp)
 
 
@@ -164,10 +164,10 @@ def test_put_where_clip_zeros(xp):
     backend = backends.resolve(like)
     host = np.array([-2.0, 0.1, 3.0])
     host.flags.writeable = False
-    x = backend.put(host, like, "float32")
+    x = backend.to_device_of(host, like, "float32")
     assert x.dtype == xp.xp.float32
     np.testing.assert_array_equal(xp.numpy(x), host.astype(np.float32))
-    assert backend.put(host, like).dtype == xp.xp.float64
+    assert backend.to_device_of(host, like).dtype == xp.xp.float64
     np.testing.assert_array_equal(xp.numpy(backend.clip(x, -1, 1)), np.float32([-1, 0.1, 1]))
     chosen = backend.where(x > 1.0, x, backend.zeros_like(x))
     np.testing.assert_array_equal(xp.numpy(chosen), [0, 0, 3])
@@ -413,7 +413,7 @@ class TestJax:
             assert backends.resolve(x) is backend
             assert backend.traced(x)
             assert not backend.traced(jnp)
-            kept.append(backend.put(np.ones(2), x, "float32"))
+            kept.append(backend.to_device_of(np.ones(2), x, "float32"))
             return x * kept[-1]
 
         kept = []
@@ -431,7 +431,7 @@ class TestJax:
             return backend.combine([x, x], [0.5, 0.25], x.dtype)
 
         with jax.transfer_guard("disallow"):
-            backend.put(np.ones(2), x)
+            backend.to_device_of(np.ones(2), x)
             backend.execute(fn, None, x)
 
     def test_64_bits_are_refused_not_truncated(self):
@@ -441,7 +441,7 @@ class TestJax:
             backend = backends.named("jax")
             with pytest.raises(ValueError, match="jax_enable_x64"):
                 backend.dtype("float64")
-            x = backend.put(np.ones(2), jax.numpy.ones(1), "float64")
+            x = backend.to_device_of(np.ones(2), jax.numpy.ones(1), "float64")
             assert x.dtype == np.float32
 
 

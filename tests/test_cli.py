@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import cmsched
-from cmsched import cli, digits
+from cmsched.demo import cli, digits
+from cmsched.demo.names import find, short_names
 from cmsched.noise import Rng
 from cmsched.plan import Plan
 from cmsched.samplers import REGISTRY
@@ -99,8 +100,8 @@ def test_compare_gives_a_row_to_each_scheduler(capsys):
     made = images("--compare", "all", "--number", "3")
     names = np.load("made.npz")["schedulers"].tolist()
     assert made.shape == (len(names), 3, 1, 8, 8)
-    assert set(cli._schedulers()) <= set(names)
-    plans = [cli._find(name).plan(None) for name in names]
+    assert set(short_names()) <= set(names)
+    plans = [find(name).plan(None) for name in names]
     assert {plan.sampler for plan in plans if isinstance(plan, Plan)} == set(REGISTRY)
     for name, those in zip(names, made, strict=True):
         assert np.max(off_digits(those)) < 0.35, name
@@ -173,8 +174,8 @@ def test_list_prints_every_scheduler(capsys):
 
 
 def test_names_are_words():
-    names = {entry.cls.__name__: short for short, entry in cli._schedulers().items()}
-    assert len(names) == len(cli._schedulers())
+    names = {entry.cls.__name__: short for short, entry in short_names().items()}
+    assert len(names) == len(short_names())
     assert names["DDIMInverseScheduler"] == "ddim_inverse"
     assert names["KDPM2AncestralDiscreteScheduler"] == "kdpm2_ancestral"
     assert names["FlowMatchEulerDiscreteScheduler"] == "flow_match_euler"
@@ -184,7 +185,7 @@ def test_names_are_words():
 def test_show_knows_every_sampler(capsys, name):
     cli.main(["show", name, "--steps", "6"])
     printed = capsys.readouterr().out
-    if name not in cli._schedulers():  # otherwise a class of that name is meant
+    if name not in short_names():  # otherwise a class of that name is meant
         assert f"sampler = {name!r}" in printed
         assert REGISTRY[name].paper in printed
 
@@ -292,7 +293,7 @@ def program(*arguments):
     """Run the command line in a process of its own, in the present folder."""
     source = Path(cmsched.__file__).parents[1]
     return subprocess.run(
-        [sys.executable, "-m", "cmsched.cli", *arguments],
+        [sys.executable, "-m", "cmsched.demo.cli", *arguments],
         env={**os.environ, "PYTHONPATH": str(source)},
         capture_output=True,
         text=True,

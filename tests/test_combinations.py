@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import cmsched
 from cmsched.schedulers import CLASSES
+from cmsched.schedulers.base import run_options
 
 HOME = Path(cmsched.__file__).parent
 ON_OFF = (True, False)
@@ -65,6 +66,7 @@ RIGHT = {
     "flow_shift": (1.0, 3.0, 12.0),
     "lambda_min_clipped": (-math.inf, -5.1),
     "third_order": ("published", "exact"),
+    "recipe": (None, cmsched.LCMScheduler().recipe()),
     "eta": (0.0, 0.5, 1.0),
     "s_churn": (0.0, 80.0),
     "s_min": (0.05, 0.0),
@@ -108,7 +110,7 @@ def combination(data, name):
     options = {key: data.draw(st.sampled_from(values(cls, key))) for key in sorted(set(changed))}
     if name == "VQDiffusionScheduler":
         return options, "paper", data.draw(st.integers(1, 50)), {}
-    taken = {*cls.grid_options, *cls.timesteps_options, "strength"} & SET.keys()
+    taken = {*run_options(cls.meaning), *cls.timesteps_options, "strength"} & SET.keys()
     call = {key: data.draw(st.sampled_from(SET[key])) for key in sorted(taken)}
     mode = data.draw(st.sampled_from(("paper", "diffusers")))
     return options, mode, data.draw(st.integers(1, 50)), call

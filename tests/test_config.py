@@ -37,6 +37,11 @@ class Base(ConfigMixin):
         self.cursor = 0
 
 
+def fits(config):
+    if config.num_train_timesteps < 1 or config["third_order"] not in ("published", "exact"):
+        raise ValueError(f"num_train_timesteps={config.num_train_timesteps}")
+
+
 class Alpha(Base):
     options: ClassVar = {
         "num_train_timesteps": 1000,
@@ -49,9 +54,7 @@ class Alpha(Base):
     hidden_options: ClassVar = {"third_order": "published"}
     _compatibles: ClassVar = ["Beta", "Alpha", "NotInThisLibrary"]
 
-    def _validate(self, config):
-        if config.num_train_timesteps < 1 or config["third_order"] not in ("published", "exact"):
-            raise ValueError(f"num_train_timesteps={config.num_train_timesteps}")
+    relations = (fits,)
 
 
 class Beta(Base):
@@ -221,25 +224,19 @@ def test_failed_init_leaves_the_object_as_it_was():
     assert vars(scheduler) == before
 
 
-def test_validate_sees_every_option_before_anything_is_stored():
+def test_checks_see_every_option_before_anything_is_stored():
     seen = []
 
     class Watching(Alpha):
-        def _validate(self, config):
-            seen.append((dict(config), hasattr(self, "_internal_dict")))
+        relations = (lambda config: seen.append(dict(config)),)
 
     Watching(5)
-    assert seen == [
-        (
-            {
-                **Alpha.options,
-                "num_train_timesteps": 5,
-                "third_order": "published",
-                "_use_default_values": list(Alpha.options)[1:],
-            },
-            False,
-        )
-    ]
+    own = {**Alpha.options, "num_train_timesteps": 5, "third_order": "published"}
+    assert seen == [own]
+    bare = object.__new__(Alpha)
+    with pytest.raises(ValueError, match="num_train_timesteps=0"):
+        bare.__init__(0)
+    assert not vars(bare)
 
 
 def test_hidden_options_stand_in_the_config_only_where_set():

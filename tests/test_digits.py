@@ -10,8 +10,9 @@ import cmsched
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn (extra: demo)")
 
-from cmsched import digits
+from cmsched.demo import digits
 
+pytestmark = pytest.mark.slow
 BANDWIDTH = 0.1
 LEVELS = [(1.0, 80.0), (1.0, 3.0), (0.5, 0.8), (0.99, 0.1), (1.0, 0.002), (0.0, 1.0), (0.07, 0.99)]
 TOLERANCE = {"float64": 1e-12, "float32": 3e-6}
@@ -222,8 +223,7 @@ def test_consistency_models_make_sharp_digits_in_few_steps(xp, denoiser, cls, op
     assert np.max(distance) < 2 * BANDWIDTH
 
 
-def test_network_traces_under_jit(denoiser):
-    jax = pytest.importorskip("jax")
+def test_network_traces_under_jit(jax, denoiser):
     plan = cmsched.EulerDiscreteScheduler().plan(num_inference_steps=4)
     noise = cmsched.Rng(0).normal((2, 1, 8, 8), xp="jax", dtype="float64")
     model = digits.network(plan, digits.Denoiser())  # its constants are first placed in the trace

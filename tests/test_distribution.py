@@ -16,11 +16,12 @@ from exact import (
     variants,
 )
 
+from cmsched.grids import Grid
 from cmsched.plan import make_plan
 from cmsched.predictions import Prediction
+from cmsched.ramps import karras
 from cmsched.samplers import get
 from cmsched.schedules import VPSDE, Flow, Logarithmic
-from cmsched.spacings import Grid, karras
 
 pytestmark = pytest.mark.host
 

@@ -28,7 +28,7 @@ import cmsched
 from cmsched import Rng, State
 from cmsched.plan import make_plan
 from cmsched.predictions import Prediction
-from cmsched.samplers import Raw, register
+from cmsched.samplers import Evaluate, register
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 8e-2}
 
@@ -55,11 +55,11 @@ def yardstick(plan, x, rng=5, **arguments):
     return cmsched.run(model, plan, np.asarray(x), rng=rng, **arguments)
 
 
-def walk(recipe, state, model, n, rng=5, given=None):
+def walk(program, state, model, n, rng=5, given=None):
     """Take n steps by hand."""
     for _ in range(n):
-        output = model(*cmsched.model_input(recipe, state))
-        state = cmsched.step(recipe, state, output, rng=rng, given=given)
+        output = model(*cmsched.model_input(program, state))
+        state = cmsched.step(program, state, output, rng=rng, given=given)
     return state
 
 
@@ -162,7 +162,7 @@ def test_a_single_number_is_a_sample(xp, projection):
 def inpaint(x, grid, noise, image, mask, *, eta=0.0):
     """DDIM that puts the noised-up image back outside the mask after every step."""
     for a, b in grid.steps():
-        x, x0, raw = yield Raw(x, a)
+        x, x0, raw = yield Evaluate(x, a, eps=True)
         eps = (x - a.alpha * raw) / a.sigma
         known = b.alpha * image + b.sigma * noise()
         x = mask * (b.alpha * x0 + b.sigma * eps) + (1 - mask) * known
@@ -233,12 +233,12 @@ def test_churn_draws_before_the_first_evaluation(xp):
     plan = a_plan("euler", {"s_churn": 40.0})
     assert plan.layout.start_draws == (0,)
     x = xp.asarray(start_of((2, 3)))
-    for recipe in (plan, plan.on(x)):
+    for program in (plan, plan.on(x)):
         with pytest.raises(ValueError, match=r"before its first evaluation.*rng="):
-            cmsched.init(recipe, x)
-        first = cmsched.init(recipe, x, rng=5).sample
+            cmsched.init(program, x)
+        first = cmsched.init(program, x, rng=5).sample
         scale = [c for _, c, _ in plan.start.terms]
-        z = cmsched.noise.standard_normal(5, (2, 3), x.dtype, x, row=0)
+        z = cmsched.noise.standard_normal(5, x, 0)
         expected = plan.grid.init_scale * scale[0] * xp.numpy(x) + scale[1] * xp.numpy(z)
         assert distance(xp, first, expected) < 1e-14
 
@@ -248,8 +248,8 @@ def test_image_to_image_start(xp):
     first = plan.points[0]
     image, x = start_of((2, 3), 4), start_of((2, 3))
     expected = first.alpha * image + first.sigma * x
-    for recipe in (plan, plan.on(xp.asarray(x))):
-        state = cmsched.init(recipe, xp.asarray(x), x0=xp.asarray(image))
+    for program in (plan, plan.on(xp.asarray(x))):
+        state = cmsched.init(program, xp.asarray(x), x0=xp.asarray(image))
         assert distance(xp, state.sample, expected) < 1e-15
     model = network(xp.xp, plan.prediction)
     result = cmsched.run(model, plan, xp.asarray(x), x0=xp.asarray(image))
@@ -302,19 +302,19 @@ def test_arguments_are_left_as_they_were(xp, kind):
         model = network(xp.xp, plan.prediction)
         shape = {"(batch,)": (2,)}.get(kind, ())
         index = 0 if kind == "int" else xp.asarray(np.zeros(shape, np.int32))
-        recipe = plan.on(x) if kind == "table" else plan
-        state = cmsched.init(recipe, x, rng=5, index=index)
+        program = plan.on(x) if kind == "table" else plan
+        state = cmsched.init(program, x, rng=5, index=index)
         for _ in range(len(plan)):
             held = [state.sample, *state.memory]
             values = [xp.numpy(a).copy() for a in held]
-            inputs = cmsched.model_input(recipe, state)
+            inputs = cmsched.model_input(program, state)
             output = model(*inputs)
-            noise = cmsched.draw(recipe, state, 5) or ()
+            noise = cmsched.draw(program, state, 5) or ()
             held += [*inputs, output, *noise]
             values += [xp.numpy(a).copy() for a in (*inputs, output, *noise)]
-            following = cmsched.step(recipe, state, output, noise=noise or None)
-            cmsched.estimate(recipe, state, output)
-            cmsched.transition(recipe, state, output)
+            following = cmsched.step(program, state, output, noise=noise or None)
+            cmsched.estimate(program, state, output)
+            cmsched.transition(program, state, output)
             for array, value in zip(held, values, strict=True):
                 assert np.array_equal(xp.numpy(array), value)
             state = following
@@ -848,7 +848,7 @@ def test_every_public_function_has_the_documented_signature():
         for name in ("init", "model_input", "draw", "step", "estimate", "sample", "run")
     }
     assert shown == {
-        "init": ["recipe", "noise", "x0", "given", "rng", "index", "plan"],
+        "init": ["plan", "noise", "x0", "given", "rng", "index", "which"],
         "model_input": ["plan", "state"],
         "draw": ["plan", "state", "rng"],
         "step": ["plan", "state", "output", "rng", "noise", "given"],

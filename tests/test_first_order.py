@@ -166,7 +166,7 @@ def test_every_row_is_what_step_makes_of_it(xp, cls, options, mode):
     x, m, wanted = rows_of(scheduler, 7)
     order = np.array([3, 0, 6, 6, 2, 1])
     times = np.asarray(scheduler.timesteps)[order]
-    before = scheduler._run
+    before = scheduler.run
     a, b = xp.asarray(x[order]), xp.asarray(m[order])
     for t in (times, times.tolist(), xp.asarray(times), xp.asarray(times.astype(float))):
         found = scheduler.batch_step_no_noise(b, t, a)
@@ -178,7 +178,7 @@ def test_every_row_is_what_step_makes_of_it(xp, cls, options, mode):
     found = scheduler.batch_step_no_noise(single[0], scheduler.timesteps, single[1])
     assert found.dtype == xp.xp.float32
     close(xp.numpy(found), wanted, 1e-4)
-    assert scheduler._run is before
+    assert scheduler.run is before
     if xp.name == "jax":
         import jax
 
@@ -428,7 +428,7 @@ def test_ddim_from_no_signal_to_an_image():
     unconditional = gaussian(scheduler, mean=normals(x.shape, 2))
     for t, following in itertools.pairwise([*scheduler.timesteps.tolist(), -1]):
         c, u = conditional(x, t), unconditional(x, t)
-        v = cmsched.rescale_noise_cfg(u + 3.0 * (c - u), c, guidance_rescale=0.7)
+        v = cmsched.guidance.rescale_noise_cfg(u + 3.0 * (c - u), c, guidance_rescale=0.7)
         a, b = root[t], root[following] if following >= 0 else root[0]
         x0 = a * x - math.sqrt(1 - a**2) * v
         eps = a * v + math.sqrt(1 - a**2) * x

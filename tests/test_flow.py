@@ -172,7 +172,7 @@ def test_lists_that_count_upward():
         ({"shift_terminal": 1.0}, r"shift_terminal must lie in \[0, 1\)"),
         ({"time_shift_type": "exp"}, "time_shift_type"),
         ({"use_karras_sigmas": True, "use_beta_sigmas": True}, "only one of"),
-        ({"sde_eta": -0.1}, "sde_eta must not be negative"),
+        ({"sde_eta": -0.1}, "sde_eta must be at least 0"),
         ({"sde_eta": 0.7, "stochastic_sampling": True}, "choose one"),
     ],
 )
@@ -225,7 +225,7 @@ def test_diffusion_forcing(xp, options):
     rows = np.array([[0, 3, 5], [2, 2, 4]])
     x, v = xp.asarray(normals((2, 3, 4))), xp.asarray(normals((2, 3, 4), 1))
     backend = resolve(x)
-    state = cmsched.State(x, (), backend.put(rows.astype(np.int32), x))
+    state = cmsched.State(x, (), backend.to_device_of(rows.astype(np.int32), x))
     seen, times = cmsched.model_input(plan, state)
     np.testing.assert_allclose(xp.numpy(times), plan.timesteps[rows], rtol=1e-6)
     want = cmsched.step(plan, state, v).sample

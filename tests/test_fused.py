@@ -11,6 +11,7 @@ from itertools import pairwise
 import array_api_compat.numpy
 import numpy as np
 import pytest
+from conftest import left_out
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import a_plan, network, start_of, traced_variants
@@ -21,7 +22,7 @@ from cmsched.backends import base, fused
 
 NUMPY = backends.named("numpy")
 needs_numba = pytest.mark.skipif(not find_spec("numba"), reason="numba is not installed")
-needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed")
+needs_torch = pytest.mark.usefixtures("torch")
 # "wired" is what PyTorch does where numba is, but with blocks: it needs no numba
 WAYS = [pytest.param("numba", marks=needs_numba), "blocks", "wired"]
 BLOCK = 5
@@ -31,7 +32,7 @@ def use(monkeypatch, way, least=1):
     """Take rows of `least` elements on in one pass, this way; return a list of what is taken."""
     for name, value in [("LEAST", least), ("LEAST_BLOCKS", least), ("BLOCK", BLOCK)]:
         monkeypatch.setattr(fused, name, value)
-    if find_spec("torch"):
+    if find_spec("torch") and "torch" not in left_out():
         from cmsched.backends import torch_rows
 
         monkeypatch.setattr(torch_rows, "THREADS", 1 << 20)  # however many this machine has
@@ -54,8 +55,7 @@ def way(request, monkeypatch):
 
 
 @pytest.fixture(params=WAYS[::2])
-def torch_way(request, monkeypatch):
-    pytest.importorskip("torch")
+def torch_way(request, monkeypatch, torch):
     return use(monkeypatch, request.param)
 
 
@@ -139,9 +139,9 @@ def test_rows_of_plans_are_the_chain(way, dtype):
     for parameter in traced_variants():
         plan = a_plan(*parameter.values, n=4)
         layout = plan.layout
-        if layout.masked or (layout.statements, layout.wanted) in seen:
+        if layout.masked or (layout.statements, layout.results) in seen:
             continue
-        seen.add((layout.statements, layout.wanted))
+        seen.add((layout.statements, layout.results))
         if dtype == "float32" and len(seen) > 4:  # each is compiled
             break
         numbers = plan.on(np.zeros(1, dtype)).numbers
@@ -151,11 +151,11 @@ def test_rows_of_plans_are_the_chain(way, dtype):
         values = [start_of(shape, seed).astype(dtype) for seed in range(count)]
         for k in range(1, count):
             values[k][-1] = np.nan  # the column of the end looks at nothing but the sample
-        got = fused.evaluate(layout.statements, layout.wanted, values, weights)
+        got = fused.evaluate(layout.statements, layout.results, values, weights)
         expected = chain(layout.statements, values, weights[:, :, None])
-        for value in layout.wanted:
+        for value in layout.results:
             np.testing.assert_array_equal(got[value], expected[value])
-        np.testing.assert_array_equal(got[layout.following][-1], values[0][-1])
+        np.testing.assert_array_equal(got[layout.next_sample][-1], values[0][-1])
     assert len(seen) > 4
 
 
@@ -208,7 +208,7 @@ def fresh(sampler, options=None, **arguments):
     """A plan whose kernels and tables are not made yet."""
     plan = a_plan(sampler, options, **arguments)
     plan._kernels.clear()
-    plan._placed.clear()
+    plan._tables.clear()
     return plan
 
 
@@ -312,13 +312,13 @@ def test_dead_slots_stay_arrays_of_their_own(torch_way):
     state = cmsched.init(plan, x)
     for row in plan.rows:
         output = torch.tanh(state.sample)
-        dead = [k for k, v in enumerate(row.picks) if v == 2 + k]
+        dead = [k for k, v in enumerate(row.stores_from) if v == 2 + k]
         new = cmsched.step(plan, state, output)
         assert all(new.memory[k] is state.memory[k] for k in dead)
         held = [x, output, state.sample, new.sample, *new.memory]
         assert len({a.data_ptr() for a in held}) == len(held) - (state.sample is x)
         state = new
-    assert any(v == 2 + k for row in plan.rows for k, v in enumerate(row.picks))
+    assert any(v == 2 + k for row in plan.rows for k, v in enumerate(row.stores_from))
     plan._kernels.clear()
 
 
@@ -643,7 +643,7 @@ def test_cpp_is_the_chain(tmp_path):
     structures.append((((3, (0, 1)), (4, (3, 2, 0)), (5, (4, 3, 1))), (3, 5)))
     for sampler in ("ddim", "dpmpp_multistep", "unipc", "deis", "heun"):
         layout = a_plan(sampler).layout
-        structures.append((layout.statements, layout.wanted))
+        structures.append((layout.statements, layout.results))
     cases = []
     for statements, wanted in structures:
         for dtype, other in [("float32", "float32"), ("float64", "float64"),

@@ -53,9 +53,9 @@ def test_agrees_with_diffusers():
 
     a, b = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(rescale_guidance(a, b, 0.7), rescale_noise_cfg(a, b, 0.7))
-    found = cmsched.rescale_noise_cfg(noise_cfg=a, noise_pred_text=b, guidance_rescale=0.7)
+    found = cmsched.guidance.rescale_noise_cfg(noise_cfg=a, noise_pred_text=b, guidance_rescale=0.7)
     torch.testing.assert_close(found, rescale_noise_cfg(a, b, 0.7))
-    torch.testing.assert_close(cmsched.rescale_noise_cfg(a, b), a)
+    torch.testing.assert_close(cmsched.guidance.rescale_noise_cfg(a, b), a)
 
 
 @pytest.mark.parametrize("rescale", [-0.1, 1.5])

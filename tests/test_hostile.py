@@ -23,6 +23,7 @@ from scheduling import (
 )
 
 import cmsched
+from cmsched.schedulers.options import Rule
 
 every_class = pytest.mark.parametrize("visit", DEFAULTS, ids=label)
 
@@ -61,7 +62,7 @@ def test_snapshots_see_changes():
         lambda: scheduler.set_begin_index(1),
         lambda: scheduler.set_timesteps(4),
         lambda: scheduler.step(problem.outputs[0], scheduler.timesteps[0], problem.noise),
-        lambda: scheduler._run.generator.standard_normal(),
+        lambda: scheduler.run.generator.standard_normal(),
     ):
         before = snapshot(scheduler)
         change()
@@ -126,7 +127,7 @@ def test_wrong_plans(visit, method):
     for case, (options, match) in PLANS.items():
         if case == "equal timesteps" and (scheduler.order > 1 or visit[0] == "PNDMScheduler"):
             continue  # that is how its own timesteps are
-        if scheduler.upward:  # its lists increase
+        if scheduler.recipe().discretization.upward:  # its lists increase
             lists = {k: v[::-1] for k, v in options.items() if isinstance(v, list)}
             options, match = options | lists, UPWARD.get(case, match)
         refused(scheduler, lambda o=options: getattr(scheduler, method)(**o), match=match)
@@ -377,7 +378,7 @@ def finite_or_refused(name, **options):
 
 
 @pytest.mark.filterwarnings("ignore:.*has no effect")
-@pytest.mark.parametrize(("name", "option"), OPTIONS, ids=lambda v: v.removesuffix("Scheduler"))
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
 def test_every_option_with_nasty_values(name, option):
     accepted = [value for value in NASTY if finite_or_refused(name, **{option: value})]
     assert len(accepted) < len(NASTY) - 10
@@ -406,6 +407,41 @@ def test_any_two_options(data):
 @pytest.mark.parametrize("visit", VISITS, ids=label)
 def test_settings_that_are_visited_are_finite(visit):
     assert finite_or_refused(visit[0], **visit[1])
+
+
+def test_what_is_not_looked_at():
+    """A range whose switch is off, and the ends of betas that are given, may be anything."""
+    ddim, given = cmsched.DDIMScheduler, [0.1] * 1000
+    for switch, option in (
+        ({"clip_sample": False}, {"clip_sample_range": -1.0}),
+        ({"thresholding": False}, {"sample_max_value": -1.0}),
+        ({"thresholding": False}, {"dynamic_thresholding_ratio": 2.0}),
+        ({"trained_betas": given}, {"beta_start": 2.0, "beta_end": -1.0}),
+    ):
+        assert {**ddim(**switch, **option).config}.items() >= option.items()
+        on = {k: not v for k, v in switch.items() if v is False}
+        with pytest.raises(ValueError, match=f"^{next(iter(option))} must"):
+            ddim(**on, **option)
+    with pytest.raises(ValueError, match="clip_sample_range must be positive"):
+        cmsched.Scheduler(clip_sample_range=-1.0)  # there it is its own switch
+
+
+@pytest.mark.parametrize(
+    ("rule", "inside", "outside", "text"),
+    [
+        (Rule(above=0.0), (1e-9, 7), (0, -1.0), "be positive"),
+        (Rule(least=0.0), (0, 1e-9), (-1e-9,), "be at least 0"),
+        (Rule(above=0.0, below=1.0), (1e-9, 1 - 1e-9), (0.0, 1.0), r"lie in \(0, 1\)"),
+        (Rule(above=0.0, most=1.0), (1e-9, 1), (0, 1.1), r"lie in \(0, 1\]"),
+        (Rule(least=0.0, below=1.0), (0, 0.9), (-1e-9, 1.0), r"lie in \[0, 1\)"),
+    ],
+)
+def test_ends_of_ranges(rule, inside, outside, text):
+    for value in inside:
+        rule.check("amount", value)
+    for value in (*outside, math.nan):
+        with pytest.raises(ValueError, match=f"^amount must {text}, got {value}$"):
+            rule.check("amount", value)
 
 
 @every_class

@@ -242,7 +242,7 @@ def wrong(key):
 
 
 def label(case):
-    return f"{case[0].removesuffix('Scheduler')}-{case[3]}"
+    return f"{case[0]}-{case[3]}"
 
 
 @pytest.mark.parametrize("case", METHODS, ids=label)

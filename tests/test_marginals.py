@@ -22,12 +22,13 @@ from exact import (
     variants,
 )
 
-from cmsched.plan import INSIDE, OUTSIDE, make_plan
+from cmsched.grids import Grid
+from cmsched.plan import make_plan
 from cmsched.predictions import Prediction
+from cmsched.rows import INSIDE, OUTSIDE
 from cmsched.samplers import REGISTRY, get
 from cmsched.samplers.first_order import VARIANCES
 from cmsched.schedules import VPSDE, Betas, Flow
-from cmsched.spacings import Grid
 
 pytestmark = pytest.mark.host
 
@@ -80,6 +81,29 @@ def test_marginals_are_kept_at_singular_ends(name, options, schedule):
             assert sigma == pytest.approx(at.sigma, rel=1e-12, abs=1e-12)
 
 
+UPWARDS = {"ddim", "euler", "deis", "dpmpp_multistep", "dpm_multistep"}
+
+
+@pytest.mark.parametrize(
+    "schedule", [Flow(), Betas(rescale_betas_zero_snr=True)], ids=["flow", "vp"]
+)
+@pytest.mark.parametrize(("name", "options"), variants(exact=True, stochastic=False), ids=label)
+def test_marginals_are_kept_up_to_pure_noise(name, options, schedule):
+    """An inversion that ends where alpha = 0 keeps the marginals there too, or is refused."""
+    for n in (1, 2, 7):
+        down = grid_singular(schedule, n, end=False)
+        grid = Grid(down.points[::-1], schedule)
+        try:
+            plan = make_plan(name, grid, Prediction("v_prediction"), options)
+        except ValueError:
+            assert name not in UPWARDS
+            continue
+        points = [plan.points[0], *arrivals(plan)]
+        for (alpha, sigma), at in zip(moments(plan), points, strict=True):
+            assert alpha == pytest.approx(at.alpha, rel=1e-12, abs=1e-12)
+            assert sigma == pytest.approx(at.sigma, rel=1e-12)
+
+
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize(("name", "options"), variants(exact=True), ids=label)
 def test_rows_sum_to_the_next_level(name, options, frame):
@@ -96,11 +120,11 @@ def test_rows_sum_to_the_next_level(name, options, frame):
     layout = plan.layout
     held = {2 + i: kind for i, (kind, _, _) in enumerate(layout.slots)}
     for row, b in zip(plan.rows, arrivals(plan), strict=True):
-        terms = dict(row.statements)[layout.following]
+        terms = dict(row.statements)[layout.next_sample]
         if set(held.values()) - {"d"}:
             continue  # stored samples and eps are the business of the propagation above
         a = row.point
-        clean = {1, layout.estimate, *(v for v, kind in held.items() if kind == "d")}
+        clean = {1, layout.x0, *(v for v, kind in held.items() if kind == "d")}
         clean |= {layout.first_given + k for k in range(len(layout.given))}
         for other in (INSIDE, OUTSIDE):  # one side of a mask after the other
             here = [(v, c) for v, c, region in terms if region != other]
@@ -144,7 +168,7 @@ def noise_of(name, options, n=8):
     plan = make_plan(name, grid_between(VPSDE(), n), Prediction("sample"), options)
     draw = plan.layout.first_draw
     return [
-        sum(c for v, c, _ in dict(row.statements)[plan.layout.following] if v == draw)
+        sum(c for v, c, _ in dict(row.statements)[plan.layout.next_sample] if v == draw)
         for row in plan.rows
     ]
 
@@ -170,7 +194,7 @@ def test_ddpm_noise_and_mean(variance):
         alpha, beta = bar_a / bar_b, 1 - bar_a / bar_b
         small = (1 - bar_b) / (1 - bar_a) * beta
         assert got**2 == pytest.approx(small if variance == "fixed_small" else beta, rel=1e-12)
-        terms = {v: c for v, c, _ in dict(row.statements)[plan.layout.following]}
+        terms = {v: c for v, c, _ in dict(row.statements)[plan.layout.next_sample]}
         x0 = math.sqrt(bar_b) * beta / (1 - bar_a)
         assert terms[1] == pytest.approx(x0, rel=1e-12)
         x = math.sqrt(alpha) * (1 - bar_b) / (1 - bar_a)
@@ -226,7 +250,7 @@ def test_churn_levels():
     grid = grid_between(VPSDE(frame="ve"), 10)
     plan = make_plan("euler", grid, Prediction("sample"), options)
     gamma = min(3.0 / 10, math.sqrt(2) - 1)
-    draws = [plan.start.terms, *(dict(r.statements)[plan.layout.following] for r in plan.rows)]
+    draws = [plan.start.terms, *(dict(r.statements)[plan.layout.next_sample] for r in plan.rows)]
     first = [1, *[plan.layout.first_draw] * len(plan.rows)]
     for a, hat, terms, z in zip(grid.points, plan.points, draws, first, strict=False):
         raised = 0.3 <= a.sigma <= 4.0

@@ -19,13 +19,14 @@ from problems import a_plan, network
 import cmsched
 from cmsched import backends
 from cmsched.backends import brownian, element, threefry
-from cmsched.noise import BROWNIAN, START, STEP, Rng, standard_normal
+from cmsched.backends.threefry import BROWNIAN, START, STEP, NoiseSpec, Stream
+from cmsched.noise import Rng, generate, standard_normal
 from cmsched.plan import make_plan
 from cmsched.predictions import Prediction
 from cmsched.schedules import VPSDE
 
-needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed")
-needs_jax = pytest.mark.skipif(not find_spec("jax"), reason="jax is not installed")
+needs_torch = pytest.mark.usefixtures("torch")
+needs_jax = pytest.mark.usefixtures("jax")
 needs_scipy = pytest.mark.skipif(not find_spec("scipy"), reason="scipy is not installed")
 
 TOLERANCE = {"float32": 4e-6, "float64": 1e-14}
@@ -33,11 +34,16 @@ LOW = 0xFFFFFFFF
 PI = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
 
 
-def draw(xp, rng=0, shape=(2, 3, 4), name="float32", **options):
+def drawn(rng, shape, like, **which):
+    """A draw of the dtype of an array, beside it."""
+    backend = backends.resolve(like)
+    return generate(backend, rng, NoiseSpec(shape, like.dtype, backend.device(like), **which))
+
+
+def draw(xp, rng=0, shape=(2, 3, 4), name="float32", **which):
     """Step noise as a host array, made beside an array of the backend."""
     like = xp.asarray(np.zeros(1), name)
-    options = {"row": 0} | options
-    out = standard_normal(rng, shape, like.dtype, like, **options)
+    out = drawn(rng, shape, like, **which)
     assert backends.resolve(out) is backends.resolve(like)
     assert out.dtype == like.dtype
     assert tuple(out.shape) == tuple(shape)
@@ -49,9 +55,8 @@ def run(code):
     return out.stdout.split()
 
 
-def host(rng=0, shape=(2, 3, 4), name="float64", **options):
-    options = {"row": 0} | options
-    return standard_normal(rng, shape, np.dtype(name), np.zeros(1, name), **options)
+def host(rng=0, shape=(2, 3, 4), name="float64", **which):
+    return drawn(rng, shape, np.zeros(1, name), **which)
 
 
 def words(seed, sample, purpose, rank, row, count):
@@ -104,7 +109,7 @@ def test_words_are_those_of_a_jax_key(seed):
         key = jax.random.fold_in(key, number)
     expected = jax.random.bits(jax.random.fold_in(key, 9), (50,), np.uint32)
     np.testing.assert_array_equal(words(seed, 7, 1, 0, 9, 50), expected)
-    key = threefry.keys(threefry.Stream((seed,), (7,), 1), 1)
+    key = threefry.keys(Stream((seed,), (7,)), 1, 1)
     np.testing.assert_array_equal(key[:, 0], jax.random.key_data(jax.random.fold_in(
         jax.random.fold_in(jax.random.wrap_key_data(
             np.array([seed >> 32, seed & LOW], np.uint32)), 7), 1)))  # fmt: skip
@@ -191,30 +196,30 @@ def test_text_for_a_gpu_compiled_on_the_host(name, uniform, compiler, tmp_path):
     """The body of CuPy's kernels as C++: keys bit for bit, normals as promised."""
     text = HARNESS.format(
         real={"float32": "float", "float64": "double"}[name],
-        draw=element.drawn(name, uniform),
-        fold=element.folded(),
+        draw=element.draw_source(name, uniform),
+        fold=element.fold_source(),
     )
     source, library = tmp_path / "noise.cpp", tmp_path / "noise.so"
     source.write_text(text)
     subprocess.run([compiler, "-O2", "-shared", "-fPIC", source, "-o", library], check=True)
     functions, number = ctypes.CDLL(str(library)), ctypes.c_longlong
     rows = np.array([[3, 0, 2**31], [LOW, 1, 1]])
-    stream = threefry.Stream((2**40 + 9,), (4, 2), STEP, uniform)
-    given = np.stack([*np.repeat(threefry.keys(stream, 2), 3, 1), [2] * 6, rows.ravel()])
+    stream = Stream((2**40 + 9,), (4, 2))
+    given = np.stack([*np.repeat(threefry.keys(stream, STEP, 2), 3, 1), [2] * 6, rows.ravel()])
     given, keys = given.astype(np.uint32), np.empty((2, 6), np.uint32)
     functions.fold(given.ctypes, number(6), keys.ctypes)
     expected = [threefry.block((a, b), (c, d)) for a, b, c, d in given.T.tolist()]
     np.testing.assert_array_equal(keys.T, expected)
     numpy = backends.named("numpy")
     for row, parts in ((rows, 3), (7, 1)):
-        keys = np.ascontiguousarray(numpy.folded(stream, 2, (2, row)).reshape(2, -1))
-        out, size = np.empty((2, 3, 5000), name), 3 * 5000
+        spec = NoiseSpec((2, 3, 5000), name, row=row, rank=2, uniform=uniform)
+        keys = np.ascontiguousarray(numpy.folded_keys(stream, spec).reshape(2, -1))
+        out, size = np.empty(spec.shape, name), 3 * 5000
         sizes = map(number, (2 * parts, size // parts, size, out.size))
         functions.draw(keys.ctypes, *sizes, out.ctypes)
-        expected = numpy.normals(stream, out.shape, np.dtype("float64"), None, (2, row))
+        expected = numpy.normals(stream, spec._replace(dtype="float64"))
         if uniform:
-            same = numpy.normals(stream, out.shape, np.dtype(name), None, (2, row))
-            np.testing.assert_array_equal(out, same)
+            np.testing.assert_array_equal(out, numpy.normals(stream, spec))
         np.testing.assert_allclose(out, expected, rtol=0, atol=TOLERANCE[name])
 
 
@@ -264,16 +269,18 @@ def test_paths_are_drawn_block_by_block(times, monkeypatch):
     """NumPy sums the nodes of a path within a block; the sum over whole arrays is the same."""
     from cmsched.backends import numpy as adapter
 
-    stream, dtype = threefry.Stream((6,), None, BROWNIAN), np.dtype("float64")
+    stream = Stream((6,))
     plain = backends.Backend("array_api_strict" if find_spec("array_api_strict") else "numpy")
     for shape in [(5, 3), (3, 70), (2, 4, 50), (40,), (), (0, 3), (3, 0)]:
         lead = (shape or (1,))[:2]
         for ends in (times, tuple(np.full(lead, t, np.int32) for t in times)):
             monkeypatch.setattr(adapter, "BLOCK", 16)
-            found = adapter.BACKEND.increments(stream, shape, dtype, None, ends)
+            spec = NoiseSpec(shape, "float64", purpose=BROWNIAN, times=ends)
+            found = adapter.BACKEND.increments(stream, spec)
             asked = times if not shape or isinstance(ends[0], int) else tuple(
                 plain.xp.asarray(t) for t in ends)  # fmt: skip
-            expected = plain.increments(stream, shape, plain.xp.float64, None, asked)
+            spec = spec._replace(dtype=plain.xp.float64, times=asked)
+            expected = plain.increments(stream, spec)
             np.testing.assert_allclose(found, np.asarray(expected), rtol=0, atol=1e-12)
 
 
@@ -367,18 +374,18 @@ def test_every_number_counts():
 def test_rows_of_a_batch_at_different_draws(xp):
     like = xp.asarray(np.zeros(1), "float32")
     rows = xp.asarray(np.array([7, 0, 3]), "int32")
-    z = xp.numpy(standard_normal(9, (3, 4), like.dtype, like, row=rows, rank=1))
+    z = xp.numpy(drawn(9, (3, 4), like, row=rows, rank=1))
     for i, row in enumerate((7, 0, 3)):
         expected = host(9, (3, 4), row=row, rank=1)[i]
         np.testing.assert_allclose(z[i], expected, rtol=0, atol=4e-6)
     np.testing.assert_array_equal(draw(xp, row=np.int64(7)), draw(xp, row=7))
     one = xp.asarray(np.array(7), "int32")
-    z = xp.numpy(standard_normal(9, (3, 4), like.dtype, like, row=one, rank=1))
+    z = xp.numpy(drawn(9, (3, 4), like, row=one, rank=1))
     np.testing.assert_allclose(z, host(9, (3, 4), row=7, rank=1), rtol=0, atol=4e-6)
     with pytest.raises(
         ValueError, match=r"row has shape \(3,\): use an int, .* sample's, \(2, 4\)"
     ):
-        standard_normal(9, (2, 4), like.dtype, like, row=rows)
+        drawn(9, (2, 4), like, row=rows)
 
 
 def test_frames_of_a_sample_at_different_draws(xp):
@@ -386,18 +393,18 @@ def test_frames_of_a_sample_at_different_draws(xp):
     like = xp.asarray(np.zeros(1), "float32")
     host_rows = np.array([[7, 0, 3], [3, 3, 1]])
     rows, shape = xp.asarray(host_rows, "int32"), (2, 3, 4, 2)
-    for rng in (9, Rng(9, sample=[5, 2]), [9, Rng(8)]):
-        z = xp.numpy(standard_normal(rng, shape, like.dtype, like, row=rows, rank=1))
+    for rng in (9, Rng(9, sample=[5, 2]), [9, Rng(8)], [9, Rng(8, path=True)]):
+        z = xp.numpy(drawn(rng, shape, like, row=rows, rank=1))
         for i, frame in np.ndindex(2, 3):
             expected = host(rng, shape, row=int(host_rows[i, frame]), rank=1)[i, frame]
             np.testing.assert_allclose(z[i, frame], expected, rtol=0, atol=4e-6)
     every = xp.asarray(np.resize(host_rows, (2, 3, 4)), "int32")  # any depth
-    z = xp.numpy(standard_normal(9, shape, like.dtype, like, row=every))
+    z = xp.numpy(drawn(9, shape, like, row=every))
     expected = host(9, shape, row=int(np.resize(host_rows, 24)[13]))[1, 0, 1]
     np.testing.assert_allclose(z[1, 0, 1], expected, rtol=0, atol=4e-6)
     for empty in ((0, 3, 4), (2, 0, 4)):
         rows = xp.asarray(np.zeros(empty[:2]), "int32")
-        assert standard_normal(9, empty, like.dtype, like, row=rows).shape == empty
+        assert drawn(9, empty, like, row=rows).shape == empty
 
 
 @needs_scipy
@@ -459,16 +466,16 @@ def test_torch_generator_keeps_its_stream():
     def seeded(seed):
         return torch.Generator().manual_seed(seed)
 
-    like = torch.zeros(1)
     for dtype in (torch.float32, torch.float64, torch.float16):
-        z = standard_normal(seeded(3), (2, 5), dtype, like, row=4)
+        z = standard_normal(seeded(3), torch.zeros(2, 5, dtype=dtype), 4)
         assert torch.equal(z, torch.randn((2, 5), generator=seeded(3), dtype=dtype))
-    z = standard_normal([seeded(3), seeded(4)], (2, 5), torch.float32, like, row=4)
+    like = torch.zeros(2, 5)
+    z = standard_normal([seeded(3), seeded(4)], like, 4)
     expected = [torch.randn((1, 5), generator=seeded(s)) for s in (3, 4)]
     assert torch.equal(z, torch.cat(expected))
     fresh = backends.named("torch").fresh(2**63 + 5, like.device)
     assert fresh.initial_seed() == 2**63 + 5
-    z = standard_normal(seeded(3), (2, 5), torch.float32, like.to("meta"), row=4)
+    z = standard_normal(seeded(3), like.to("meta"), 4)
     assert z.is_meta
 
 
@@ -483,20 +490,22 @@ class TestJaxKey:
         like = jnp.zeros(1, jnp.float32)
 
         def normal(row, rank=0, shape=(2, 5)):
-            return np.asarray(standard_normal(key, shape, like.dtype, like, row=row, rank=rank))
+            return np.asarray(drawn(key, shape, like, row=row, rank=rank))
 
         fold = jax.random.fold_in
         expected = jax.random.normal(fold(fold(key, 1), 4), (2, 5), np.float32)
-        np.testing.assert_array_equal(normal(4, 1), expected)
-        np.testing.assert_array_equal(normal(jnp.asarray(4), 1), expected)
+        near = {"rtol": 0, "atol": TOLERANCE["float32"]}  # compiled beside other operations
+        np.testing.assert_allclose(normal(4, 1), expected, **near)
+        np.testing.assert_allclose(normal(jnp.asarray(4), 1), expected, **near)
         different = [normal(0), normal(1), normal(0, 1), normal(1, 1)]
         assert all(np.all(a != b) for i, a in enumerate(different) for b in different[:i])
         rows = normal(jnp.array([4, 4, 5]), shape=(3, 5))
         assert len(np.unique(rows)) == 15  # rows at the same draw must not share noise
         frames = normal(jnp.array([[4, 4], [4, 5], [0, 4]]), shape=(3, 2, 5))
         assert len(np.unique(frames)) == 30
-        np.testing.assert_array_equal(normal(jnp.array([[4]] * 3), shape=(3, 1, 5))[:, 0], normal(
-            jnp.array([4] * 3), shape=(3, 5)))  # fmt: skip
+        frames, rows = jnp.array([[4]] * 3), jnp.array([4] * 3)
+        one = normal(frames, shape=(3, 1, 5))[:, 0]
+        np.testing.assert_allclose(one, normal(rows, shape=(3, 5)), **near)
 
     def test_a_key_per_sample(self):
         import jax
@@ -504,10 +513,10 @@ class TestJaxKey:
 
         like, keys = jnp.zeros(1), jax.random.split(jax.random.key(0), 2)
         rows = jnp.array([4, 7])
-        z = standard_normal(list(keys), (2, 5), like.dtype, like, row=rows)
+        z = drawn(list(keys), (2, 5), like, row=rows)
         for i in range(2):
-            one = standard_normal([keys[i]], (1, 5), like.dtype, like, row=rows[i : i + 1])
-            np.testing.assert_array_equal(z[i : i + 1], one)
+            one = drawn([keys[i]], (1, 5), like, row=rows[i : i + 1])
+            np.testing.assert_allclose(z[i : i + 1], one, rtol=0, atol=TOLERANCE["float64"])
 
     def test_is_never_made_up(self):
         with pytest.raises(ValueError, match=r"jax\.random\.key\(0\)"):
@@ -524,7 +533,7 @@ def test_ambient_state_is_not_touched():
 
         state, like = torch.get_rng_state(), torch.zeros(1)
         for rng in (0, torch.Generator(), [torch.Generator()] * 2):
-            standard_normal(rng, (2, 3), like.dtype, like, row=0)
+            drawn(rng, (2, 3), like, row=0)
         backends.named("torch").fresh(3, like.device)
         assert torch.equal(torch.get_rng_state(), state)
 
@@ -537,16 +546,16 @@ def test_function(xp):
         calls.append((shape, dtype, interval))
         return xp.asarray(np.full(shape, 2), "float32")
 
-    z = standard_normal(rng, (2, 3), like.dtype, like, row=0, interval=(0.5, 0.25))
+    z = drawn(rng, (2, 3), like, row=0, interval=(0.5, 0.25))
     assert calls == [((2, 3), like.dtype, (0.5, 0.25))]
     np.testing.assert_array_equal(xp.numpy(z), np.full((2, 3), 2))
     with pytest.raises(ValueError, match=r"noise of shape \(2, 3\): the sample needs"):
-        standard_normal(lambda *_: z, (2, 1), like.dtype, like, row=0)
+        drawn(lambda *_: z, (2, 1), like, row=0)
     other = "jax" if xp.backend == "torch" else "torch"
     if find_spec(other):
         foreign = Rng(0).normal((2, 3), xp=other)
         with pytest.raises(ValueError, match=f"returned {other} noise"):
-            standard_normal(lambda *_: foreign, (2, 3), like.dtype, like, row=0)
+            drawn(lambda *_: foreign, (2, 3), like, row=0)
 
 
 # one Brownian path
@@ -670,7 +679,7 @@ def test_a_path_is_the_same_everywhere(xp, name):
 
     def given_by(shape=(2, 3, 4), rng=PATH, **options):
         options = {"row": 3} | options
-        return xp.numpy(standard_normal(rng, shape, like.dtype, like, **options))
+        return xp.numpy(drawn(rng, shape, like, **options))
 
     interval = (-0.8, 0.1)
     a, b = (brownian.cell(lam) for lam in interval)
@@ -708,6 +717,7 @@ def test_draws_off_the_path_are_independent():
     assert np.all(np.isfinite(increment((-800.0, 800.0))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_multistep"])
 def test_every_execution_follows_the_path(xp, sampler):
     """The loop itself, int and array index, tables, frames: the same draws, whatever n."""
@@ -774,6 +784,7 @@ def ends_of(sampler, options, n, rng, data=Gaussian()):  # noqa: B008
     return cmsched.sample(model, plan, Rng(0).normal((1, 200), dtype="float64"), rng=rng)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "options"),
     [
@@ -806,7 +817,7 @@ def test_traced_draw_numbers():
     like = jnp.zeros(1)
 
     def normal(row, rng=6):
-        return standard_normal(rng, (2, 5), like.dtype, like, row=row)
+        return drawn(rng, (2, 5), like, row=row)
 
     expected = np.stack([host(6, (2, 5), row=i) for i in range(4)])
     _, scanned = jax.lax.scan(lambda c, i: (c, normal(i)), 0, jnp.arange(4))
@@ -814,10 +825,11 @@ def test_traced_draw_numbers():
     np.testing.assert_allclose(jax.jit(normal)(3), expected[3], rtol=0, atol=4e-6)
     np.testing.assert_allclose(jax.vmap(normal)(jnp.arange(4)), expected, rtol=0, atol=4e-6)
     key = jax.random.key(0)
-    np.testing.assert_array_equal(jax.jit(normal)(3, key), normal(3, key))
+    compiled, off = jax.jit(normal)(3, key), TOLERANCE["float64"]  # it may be fused differently
+    np.testing.assert_allclose(compiled, normal(3, key), rtol=0, atol=off)
     assert jax.eval_shape(normal, 3).shape == (2, 5)
     # The key was first used inside a trace: what was cached there must be a value.
-    jax.jit(lambda x: x + standard_normal(777, (2, 5), x.dtype, x, row=0))(jnp.zeros((2, 5)))
+    jax.jit(lambda x: x + standard_normal(777, x, 0))(jnp.zeros((2, 5)))
     normal(0, 777)
     with jax.transfer_guard("disallow"):
         normal(1, 777)
@@ -831,21 +843,22 @@ def test_sharded_noise_is_made_where_it_is_needed():
         from jax.sharding import Mesh, NamedSharding, PartitionSpec
         jax.config.update("jax_num_cpu_devices", 4)
         from cmsched import backends, noise
+        from cmsched.backends.threefry import START
         mesh = Mesh(np.array(jax.devices()), ("x",))
         backend, shape = backends.named("jax"), (4, 8, 12, 16)
         expected = noise.Rng(0).normal(shape, xp="jax")
         for axis in range(4):
             spec = NamedSharding(mesh, PartitionSpec(*[None] * axis, "x"))
             like = jax.device_put(np.zeros(shape, np.float32), spec)
-            z = noise.standard_normal(0, shape, like.dtype, like, row=0, purpose=noise.START)
+            z = noise.standard_normal(0, like, 0, purpose=START)
             assert z.sharding == spec and np.allclose(z, expected, rtol=0, atol=4e-6)
-            fn = lambda x: noise.standard_normal(0, shape, x.dtype, x, row=0)
+            fn = lambda x: noise.standard_normal(0, x, 0)
             text = jax.jit(fn, out_shardings=spec).lower(like).compile().as_text()
             assert "all-" not in text and "collective" not in text
             assert f"[{','.join(map(str, shape))}]" not in text
         other = jax.device_put(np.zeros(2, np.float32), jax.devices()[2])
-        z = noise.standard_normal(0, (2,), other.dtype, other, row=0)
-        assert z.device == other.device == backend.put(np.ones(2), other).device
+        z = noise.standard_normal(0, other, 0)
+        assert z.device == other.device == backend.to_device_of(np.ones(2), other).device
         print("ok")"""
     assert run(code) == ["ok"]
 
@@ -853,7 +866,7 @@ def test_sharded_noise_is_made_where_it_is_needed():
 @needs_torch
 class TestTorch:
     def normal(self, x, row, rng=6):
-        return standard_normal(rng, x.shape, x.dtype, x, row=row)
+        return standard_normal(rng, x, row)
 
     @pytest.mark.parametrize("rng", [6, Rng(2**63, sample=range(4, 6)), [5, Rng(7)]])
     def test_compiles_as_one_graph(self, rng):
@@ -868,7 +881,7 @@ class TestTorch:
     def test_compiles_before_anything_was_loaded(self):
         code = (
             "import torch, cmsched.backends\nfrom cmsched.noise import standard_normal\n"
-            "def fn(x):\n    return standard_normal(6, x.shape, x.dtype, x, row=0)\n"
+            "def fn(x):\n    return standard_normal(6, x, 0)\n"
             "x = torch.zeros(2, 3)\n"
             "print(torch.equal(torch.compile(fn, fullgraph=True, backend='eager')(x), fn(x)))"
         )
@@ -920,10 +933,10 @@ class TestTorch:
         for shape in [*shapes, (1, 200), (1, 2), (1,), (), (2, 70000)]:
             rows = [3, np.full((shape or (1,))[:2], 3)]
             for row in rows[: 1 if shape in ((2, 70000), (1, 200)) else 2]:
-                place = (1, torch.tensor(row) if isinstance(row, np.ndarray) else row)
-                stream = threefry.Stream((6,), None, STEP)
+                row = torch.tensor(row) if isinstance(row, np.ndarray) else row
+                spec = NoiseSpec(shape, torch.float32, cpu, row, 1)
                 with torch.inference_mode(len(whole) % 2 == 1):
-                    z = backend.eager_normals(stream, shape, torch.float32, cpu, place, True)
+                    z = backend.eager_normals(Stream((6,)), spec, compiled=True)
                     assert not z.is_inference()
                 expected = host(6, shape, row=3, rank=1)
                 np.testing.assert_allclose(z, expected, rtol=0, atol=TOLERANCE["float32"])
@@ -931,16 +944,19 @@ class TestTorch:
         assert not torch_noise._uncompiled  # a compiler is required where this test is run
         assert whole[2, 70000] <= 2  # one for a row, one for several
         monkeypatch.setattr(torch_noise, "MOST", 32)
-        z = backend.eager_normals(stream, (2, 70), torch.float32, cpu, (1, 3), True)
+        spec = NoiseSpec((2, 70), torch.float32, cpu, row=3, rank=1)
+        z = backend.eager_normals(Stream((6,)), spec, compiled=True)
         expected = host(6, (2, 70), row=3, rank=1)
         np.testing.assert_allclose(z, expected, rtol=0, atol=TOLERANCE["float32"])
-        stream = threefry.Stream((6,), (3, 2), STEP, True)
-        z = backend.eager_normals(stream, (2, 40), torch.float64, cpu, (1, 3), True)
+        stream = Stream((6,), (3, 2))
+        spec = NoiseSpec((2, 40), torch.float64, cpu, row=3, rank=1, uniform=True)
+        z = backend.eager_normals(stream, spec, compiled=True)
         expected = host(Rng(6, (3, 2)), (2, 40), row=3, rank=1, uniform=True)
         np.testing.assert_allclose(z, expected, rtol=0, atol=TOLERANCE["float64"])
         rows = torch.tensor([[3, 0], [2**31 - 1, 1]], dtype=torch.int32)
-        key = torch_noise.fold(torch_noise.keys(stream, 2, cpu), 2, rows)
-        expected = backends.named("numpy").folded(stream, 2, (2, rows.numpy()))
+        key = torch_noise.fold(torch_noise.keys(stream, STEP, 2, cpu), 2, rows)
+        spec = NoiseSpec((2, 2), "float32", row=rows.numpy(), rank=2)
+        expected = backends.named("numpy").folded_keys(stream, spec)
         np.testing.assert_array_equal(key.numpy().view(np.uint32), expected)
 
     @pytest.mark.slow
@@ -953,7 +969,7 @@ class TestTorch:
             "from cmsched.backends import torch_noise\n"
             "from cmsched.noise import standard_normal\n"
             "torch_noise.fused.numba = lambda: None\n"
-            "def fn(x):\n    return standard_normal(6, x.shape, x.dtype, x, row=3)\n"
+            "def fn(x):\n    return standard_normal(6, x, 3)\n"
             "compiled = torch.compile(fn, fullgraph=True, backend='eager')\n"
             "x = torch.zeros(2, torch_noise.element.LEAST)\n"
             "assert torch_noise.worthwhile(x.shape[1])\n"
@@ -997,9 +1013,9 @@ class TestTorch:
         from cmsched.backends import torch_noise
 
         def same(rows, size, name="float32", uniform=False):
-            stream = threefry.Stream((6,), None, STEP, uniform)
-            given = (rows, size), getattr(torch, name), torch.device("cpu"), (0, 3)
-            z = backends.named("torch").eager_normals(stream, *given, compiled=True)
+            dtype, cpu = getattr(torch, name), torch.device("cpu")
+            spec = NoiseSpec((rows, size), dtype, cpu, row=3, uniform=uniform)
+            z = backends.named("torch").eager_normals(Stream((6,)), spec, compiled=True)
             expected = host(6, (rows, size), row=3, uniform=uniform)
             np.testing.assert_allclose(z, expected, rtol=0, atol=TOLERANCE[name])
             return counters["stats"]["unique_graphs"]
@@ -1053,9 +1069,9 @@ class TestTorch:
         """What runs on a GPU, run here."""
         import torch
 
-        key = torch.tensor(threefry.keys(threefry.Stream((6,), None, STEP), 2).view(np.int32))
+        key = torch.tensor(threefry.keys(Stream((6,)), STEP, 2).view(np.int32))
         xp = backends.named("torch").xp
-        z = threefry.normals(xp, tuple(key), (2, 3, 4), torch.float64, None, (0, 3))
+        z = threefry.normals(xp, tuple(key), NoiseSpec((2, 3, 4), torch.float64, row=3))
         np.testing.assert_allclose(z, host(6, (2, 3, 4), row=3), rtol=0, atol=1e-14)
 
 

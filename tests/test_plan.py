@@ -30,16 +30,17 @@ from problems import (
 
 import cmsched
 from cmsched import Plan, make_plan
-from cmsched.plan import KEPT, Table, _finite, _infinite, _kept
+from cmsched.grids import Grid
+from cmsched.listing import _finite, _infinite
+from cmsched.plan import PLAN_CACHE_SIZE, Table, _cache
 from cmsched.predictions import Prediction
 from cmsched.samplers import register
 from cmsched.schedules import Schedule
-from cmsched.spacings import Grid
 
 
 def anew(make, *args):
     """What `make` gives while no plan is kept."""
-    _kept.clear()
+    _cache.clear()
     return make(*args)
 
 
@@ -104,7 +105,7 @@ def test_a_plan_cannot_be_changed():
     with pytest.raises(TypeError):
         plan.options["eta"] = 1.0
     with pytest.raises(AttributeError):
-        plan.rows[0].picks = ()
+        plan.rows[0].stores_from = ()
     plan.timesteps[:] = 0
     assert plan.timesteps[0] == 999
 
@@ -125,7 +126,7 @@ def test_skip_is_a_plan_on_the_rest_of_the_grid(sampler, options):
     points = plan.grid.points
     for k in range(5):
         whole = plan.grid  # of which the rest remembers that something came before it
-        rest = Grid(points[k:], whole.schedule, points[k].sigma, whole.integral, skipped=k)
+        rest = Grid(points[k:], whole.schedule, points[k].sigma, whole.integral, first_step=k)
         skipped, fresh = plan.skip(k), anew(make_plan, sampler, rest, plan.prediction, options)
         assert skipped is not fresh
         assert skipped.rows == fresh.rows
@@ -283,7 +284,7 @@ def test_schedules_of_ones_own_say_that_json_cannot_hold_them():
     schedule = Mine("ve")
     grid = Grid(tuple(schedule.at(t=t) for t in (3.0, 2.0, 1.0)), schedule, 3.0)
     plan = make_plan("ddim", grid, prediction_of("epsilon", "none", {}))
-    with pytest.raises(TypeError, match=r"Mine has no name.*SCHEDULES"):
+    with pytest.raises(TypeError, match=r"Mine has no name.*schedules.register"):
         plan.to_json()
 
 
@@ -318,10 +319,10 @@ def test_only_the_last_plans_are_kept(xp):
     x = xp.asarray(start_of((2, 3)))
     first, second = plan_of(2), weakref.ref(plan_of(3))
     table = second().on(x)
-    for n in range(4, KEPT + 3):
+    for n in range(4, PLAN_CACHE_SIZE + 3):
         plan_of(n)
         assert plan_of(2) is first  # asked for again and again
-    assert len(_kept) == KEPT
+    assert len(_cache) == PLAN_CACHE_SIZE
     gc.collect()
     assert second() is None
     again = plan_of(3)

@@ -181,7 +181,7 @@ def test_ipndm_by_hand(xp):
     for i, want in enumerate(by_hand(betas, outputs, x)):
         y = scheduler.step(xp.asarray(outputs[i]), scheduler.timesteps[i], y).prev_sample
         np.testing.assert_allclose(xp.numpy(y), want, rtol=1e-9, atol=1e-9)
-    assert len(scheduler._run.memory) == 3
+    assert len(scheduler.run.memory) == 3
 
 
 def test_ipndm_from_no_signal():

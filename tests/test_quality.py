@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from problems import registered
 
-from cmsched import cli, quality, samplers
-from cmsched.quality import Case, Mixture, measure
+from cmsched import samplers
+from cmsched.demo import cli, pictures, quality
+from cmsched.demo.quality import Case, Mixture, measure
 
 pytestmark = pytest.mark.host
 
@@ -89,19 +91,18 @@ def test_every_sampler_is_compared():
 
 
 def test_another_sampler_joins_by_itself():
-    @samplers.register("newcomer", paper="arXiv:2010.02502, eq. 12")
-    def newcomer(x, grid, noise):
-        for a, b in grid.steps():
-            x, x0 = yield x, a
-            x = b.alpha * x0 + (b.sigma / a.sigma) * (x - a.alpha * x0)
-        return x
+    with registered("newcomer"):
 
-    try:
+        @samplers.register("newcomer", paper="arXiv:2010.02502, eq. 12")
+        def newcomer(x, grid, noise):
+            for a, b in grid.steps():
+                x, x0 = yield x, a
+                x = b.alpha * x0 + (b.sigma / a.sigma) * (x - a.alpha * x0)
+            return x
+
         (case,) = (c for c in quality.cases() if c.sampler == "newcomer")
         few = quality.paths(64)
         assert quality.alike(measure(case, (8,), few), measure(ALL[0], (8,), few))
-    finally:
-        del samplers.REGISTRY["newcomer"]
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.label)
@@ -189,7 +190,7 @@ def test_table_shows_the_errors():
 
 
 def test_labels_do_not_overlap():
-    places = quality.spread([0.0, 0.0, 0.1, 5.0], -10.0, 10.0, 1.0)
+    places = pictures.spread([0.0, 0.0, 0.1, 5.0], -10.0, 10.0, 1.0)
     assert min(np.diff(places)) > 0.99
     assert places[3] == 5.0
 
@@ -207,7 +208,7 @@ def test_plot_draws_both_panels(capsys, tmp_path, monkeypatch):
     cli.main(["plot", "quality", "--out", str(out)])
     picture = image.imread(out)
     colours = np.unique(np.round(picture[..., :3].reshape(-1, 3), 1), axis=0)
-    for _, colour in (quality.FAMILIES[case.family] for case in chosen):
+    for _, colour in (pictures.FAMILIES[case.family] for case in chosen):
         wanted = tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
         assert np.abs(colours - wanted).max(axis=1).min() < 0.2, colour
     assert "4 samplers" in capsys.readouterr().out

@@ -11,29 +11,41 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import test_architecture
 import test_distribution
 import test_order
 from conftest import missing
 from exact import plan_between
+from problems import registered
 
-from cmsched import cli, samplers
+from cmsched import samplers
+from cmsched.backends import registry
+from cmsched.demo import cli
+from cmsched.demo.names import short_names
 from cmsched.plan import Plan
+from cmsched.schedulers import CLASSES
+from cmsched.schedules import SCHEDULES
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# a block of Python, and what it prints where that is shown
+BLOCK = re.compile(
+    r"^```python[^\n]*\n(?P<code>.*?)^```$(?:\n\n```text\n(?P<printed>.*?)^```$)?",
+    re.MULTILINE | re.DOTALL,
+)
+FILE = re.compile(r"^\| ((?:`[a-z_./]+`,? ?)+) \| .* \| (host|arrays) \|$", re.MULTILINE)
 PACKAGES = ("torch", "jax", "cupy", "diffusers", "onnxruntime")
 
 
 def blocks():
-    """Every Python block, if the packages that it imports are here."""
+    """Every Python block and what it prints, if the packages that it imports are here."""
     text = README.read_text(encoding="utf-8")
     for match in BLOCK.finditer(text):
-        code = match[2]
+        code = match["code"]
         needs = [name for name in PACKAGES if re.search(rf"^import {name}\b", code, re.MULTILINE)]
         line = text[: match.start()].count("\n") + 1
         if not any(map(missing, needs)):
-            yield pytest.param(code, id=f"line {line}")
+            yield pytest.param(code, match["printed"], id=f"line {line}")
 
 
 def write_network(path: Path) -> None:
@@ -55,17 +67,27 @@ def write_network(path: Path) -> None:
     save(model, path)
 
 
-@pytest.mark.parametrize("code", list(blocks()))
-def test_block_runs(code, capsys, tmp_path, monkeypatch):
+def forget(name: str) -> None:
+    """Remove the classes that a module of this name has entered into tables."""
+    for table in (CLASSES, SCHEDULES):
+        for key in [key for key, cls in table.items() if cls.__module__ == name]:
+            del table[key]
+
+
+@pytest.mark.parametrize(("code", "printed"), list(blocks()))
+def test_block_runs(code, printed, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if "network.onnx" in code:
         write_network(tmp_path / "network.onnx")
-    before = set(samplers.REGISTRY)
+    monkeypatch.setattr(registry, "_registered", {})
     try:
-        exec(compile(code, str(README), "exec"), {"__name__": "readme"})
+        with registered():
+            exec(compile(code, str(README), "exec"), {"__name__": "readme"})
     finally:
-        for name in set(samplers.REGISTRY) - before:
-            del samplers.REGISTRY[name]
+        registry._by_type.clear()
+        forget("readme")
+    if printed is not None:
+        assert capsys.readouterr().out.split() == printed.split()
 
 
 @cache
@@ -109,7 +131,7 @@ GROUPS = {
 
 def scheduler_table() -> str:
     """The table of schedulers, as Markdown."""
-    entries = cli._schedulers().values()
+    entries = short_names().values()
     counts = Counter(option for entry in entries for option in entry.cls.options)
     shared = [option for option, count in counts.items() if 2 * count > len(entries)]
     lines = [
@@ -173,6 +195,18 @@ def test_pictures_and_links_exist():
     text = README.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert (ROOT / target).exists(), target
+
+
+def test_every_file_is_in_the_table():
+    """In the order of the imports, and arrays are where frameworks are known."""
+    rows = FILE.findall(README.read_text(encoding="utf-8"))
+    files = [(name, where) for names, where in rows for name in re.findall(r"`(.+?)`", names)]
+    for name, where in files:
+        path = test_architecture.ROOT / name
+        assert path.is_dir() if name.endswith("/") else path.is_file(), name
+        known = Path(name).stem in test_architecture.ARRAYS | {"demo"}
+        assert where == ("arrays" if known else "host"), name
+    assert [Path(name).stem for name, _ in files] == test_architecture.PARTS
 
 
 if __name__ == "__main__":

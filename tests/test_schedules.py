@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmsched.samplers.formulas import differences, remainder, weights
+import cmsched
+from cmsched.samplers.formulas import differences, phi_2, phi_3, weights
 from cmsched.schedules import (
     BETA_SCHEDULES,
     SCHEDULES,
@@ -25,6 +26,7 @@ from cmsched.schedules import (
     TrigFlow,
     betas,
     make_schedule,
+    register,
     rescale_zero_terminal_snr,
 )
 
@@ -330,10 +332,37 @@ class Own(Schedule):
 
 def test_an_own_schedule():
     assert Own().at(t=2.0).ratio == pytest.approx(2.0)
-    with pytest.raises(TypeError, match="Own has no name: add it to"):
+    with pytest.raises(TypeError, match=r"Own has no name: .*schedules\.register"):
         Own().to_dict()
     with pytest.raises(TypeError, match="Schedule has no curve"):
         Schedule().at(t=2.0)
+
+
+@pytest.fixture
+def registered():
+    """A name that stands for a schedule as long as the test runs."""
+    register("own", Own)
+    yield "own"
+    del SCHEDULES["own"]
+
+
+def test_register(registered):
+    schedule = make_schedule(registered, frame="flow")
+    assert type(schedule) is Own
+    assert make_schedule(**schedule.to_dict()) == schedule
+    plan = cmsched.Scheduler(schedule=registered, spacing="karras").plan(5)
+    assert plan.grid.points[0].t == pytest.approx(1.0)
+    assert cmsched.Plan.from_json(plan.to_json()) == plan
+    register(registered, Own)  # as a notebook does in its second run
+    for name in ("flow", "betas", "scaled_linear"):
+        with pytest.raises(ValueError, match="is a schedule known already"):
+            register(name, Own)
+    for name in (3, ""):
+        with pytest.raises(TypeError, match="give a string, which stands for the schedule"):
+            register(name, Own)
+    for cls in (Own(), dict, None):
+        with pytest.raises(TypeError, match="is no schedule: pass a subclass"):
+            register("other", cls)
 
 
 @pytest.mark.parametrize(
@@ -414,8 +443,8 @@ def test_weights_keep_their_digits(k):
     expected = exact_weights(k)
     for got, value in zip(weights(3, k, "heun", "exact"), expected, strict=True):
         assert abs(got / value - 1) < 1e-13
-    assert abs(remainder(1, k) / expected[1] - 1) < 1e-13
-    assert abs(2 * remainder(2, k) / expected[2] - 1) < 1e-13
+    assert abs(phi_2(k) / expected[1] - 1) < 1e-13
+    assert abs(-2 * phi_3(k) / expected[2] - 1) < 1e-13
 
 
 @pytest.mark.parametrize("k", [0.01, 0.3, 2.0, -0.7])

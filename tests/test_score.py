@@ -374,7 +374,7 @@ def test_ve_levels_and_times():
     noisy = scheduler.add_noise(x0, z, np.array([0, 2]))
     np.testing.assert_allclose(noisy, x0 + np.array([0.01, 1348])[:, None, None, None] * z)
     drawn = scheduler.add_noise(x0, None, 0)
-    again = standard_normal(np.random.default_rng(scheduler.last_seed), SHAPE, x0.dtype, x0, row=0)
+    again = standard_normal(np.random.default_rng(scheduler.last_seed), x0, 0)
     np.testing.assert_allclose(drawn, x0 + 0.01 * again)
 
 

@@ -18,6 +18,7 @@ from cmsched.schedulers import (
     DPMSolverSinglestepScheduler,
     UniPCMultistepScheduler,
 )
+from cmsched.schedulers.singlestep import stages
 
 pytestmark = pytest.mark.host
 
@@ -149,6 +150,23 @@ def test_inversion_goes_up(options, compatibility):
             np.testing.assert_allclose(x, to.alpha * X0 + to.sigma * EPS, rtol=1e-9, atol=1e-9)
 
 
+def test_where_an_inversion_steps():
+    """Whole times up from the least noisy one; the noisiest is no start but the end."""
+    for options, times in (
+        ({}, [0, 250, 500, 749]),  # of five even ones
+        ({"timestep_spacing": "leading"}, [0, 200, 400, 600]),
+        ({"timestep_spacing": "trailing"}, [199, 399, 599, 799]),
+    ):
+        plan = DPMSolverMultistepInverseScheduler(**options).plan(4)
+        assert plan.timesteps.tolist() == times
+        assert plan.grid.points[-1].t == 999
+    options["compatibility"] = "diffusers"  # where a trailing run starts its last step at its end
+    plan = DPMSolverMultistepInverseScheduler(**options).plan(4)
+    assert plan.timesteps.tolist() == [249, 499, 749, 999]
+    ratios = [p.ratio for p in plan.grid.points]
+    assert ratios[-1] == ratios[-2]
+
+
 def test_down_and_up_again():
     """Order 1 upward undoes order 1 downward where the network says the same at both ends."""
     down = DPMSolverMultistepScheduler(solver_order=1, final_sigmas_type="sigma_min", **BETAS)
@@ -168,7 +186,7 @@ def test_inversion_adds_no_noise():
         scheduler.set_timesteps(timesteps=[500, 100])
     with pytest.raises(ValueError, match="start above 0 and end below"):
         scheduler.set_timesteps(sigmas=[0.0, 1.0])
-    assert cmsched.DPMSolverMultistepInverse is DPMSolverMultistepInverseScheduler
+    assert cmsched.schedulers.DPMSolverMultistepInverse is DPMSolverMultistepInverseScheduler
 
 
 @pytest.mark.parametrize("cls", [*FAMILY, DPMSolverMultistepInverseScheduler])
@@ -340,7 +358,7 @@ def test_a_run_of_a_rest_starts_with_a_step():
     for _ in range(len(rest)):
         state = cmsched.step(rest, state, EPS)
     np.testing.assert_allclose(state.sample, x, rtol=1e-12)
-    assert scheduler._stages(rest.grid) == [1, 2, 3, 1, 2, 3, 1]
+    assert stages(rest.grid, rest.options) == [1, 2, 3, 1, 2, 3, 1]
 
 
 @pytest.mark.parametrize("cls", [*FAMILY, DPMSolverMultistepInverseScheduler])

@@ -11,6 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import cmsched
+from cmsched.checks import check_count, check_decreasing
+from cmsched.grids import Grid, GridRun
 from cmsched.schedules import (
     BETA_SCHEDULES,
     SCHEDULES,
@@ -24,16 +27,11 @@ from cmsched.schedules import (
 )
 from cmsched.spacings import (
     HIGHEST,
-    RAMPS,
     SHIFTS,
-    TIMES,
-    TIMESTEPS,
-    Grid,
-    Walk,
-    check_count,
+    SPACINGS,
     check_spacing,
-    decreasing,
     place,
+    register,
     shifted,
     stretched,
     timesteps,
@@ -41,6 +39,9 @@ from cmsched.spacings import (
 
 pytestmark = pytest.mark.host
 
+TIMES = [name for name, entry in SPACINGS.items() if entry.in_time]
+TIMESTEPS = [name for name in TIMES if SPACINGS[name].named]
+RAMPS = {name: entry.rule for name, entry in SPACINGS.items() if not entry.in_time}
 BETWEEN = [name for name in RAMPS if len(check_spacing(name, {})) == 2]  # ramps with both ends
 levels = st.tuples(st.floats(0.01, 1.0), st.floats(1.5, 200.0))
 
@@ -499,15 +500,15 @@ def test_counts():
 )
 def test_explicit_lists(values, kind, text):
     with pytest.raises(kind, match=text):
-        decreasing("sigmas", values)
+        check_decreasing("sigmas", values)
 
 
 def test_explicit_arrays():
     for values in ([3, 2, 0.5], (3, 2, 0.5), np.array([3, 2, 0.5], dtype=np.float32)):
-        got = decreasing("sigmas", values)
+        got = check_decreasing("sigmas", values)
         assert got == [3.0, 2.0, 0.5]
         assert all(type(v) is float for v in got)
-    assert decreasing("timesteps", np.array([3, 1])) == [3.0, 1.0]
+    assert check_decreasing("timesteps", np.array([3, 1])) == [3.0, 1.0]
 
 
 def grid(n=6, **options):
@@ -526,8 +527,8 @@ def test_a_grid_runs_one_way():
             Grid(turning, schedule)
     with pytest.raises(ValueError, match="at least two points"):
         Grid((up[0],), schedule)
-    with pytest.raises(ValueError, match="2 steps need as many arrivals, got 1"):
-        Grid(tuple(up[::-1]), schedule, arrivals=(up[0],))
+    with pytest.raises(ValueError, match="2 steps need as many ends, got 1"):
+        Grid(tuple(up[::-1]), schedule, ends=(up[0],))
     same = Grid((up[2], up[1], up[1]), schedule)  # a step of length zero is one
     assert len(same) == 2
 
@@ -539,10 +540,10 @@ def test_skipping(k, more):
     rest = whole.skip(k)
     assert list(rest.steps()) == list(whole.steps())[k:]
     assert rest.init_scale == (whole.points[k].sigma if k else 1.0)
-    assert Walk(rest).total == len(whole)
+    assert GridRun(rest).total == len(whole)
     assume(more < len(rest))
     assert rest.skip(more).points == whole.skip(k + more).points
-    assert Walk(rest.skip(more)).total == len(whole)
+    assert GridRun(rest.skip(more)).total == len(whole)
 
 
 @pytest.mark.parametrize("k", [-1, 6, 100])
@@ -555,7 +556,7 @@ def test_arrivals():
     """Where a step ends may differ from where the next one starts."""
     whole = grid()
     other = tuple(whole.at(ratio=p.ratio / 2) for p in whole.points[:-1])
-    moved = grid(arrivals=other)
+    moved = grid(ends=other)
     assert [b for _, b in moved.steps()] == list(other)
     assert [b for _, b in moved.skip(2).steps()] == list(other[2:])
 
@@ -569,3 +570,46 @@ def test_plain_data(schedule):
     again = Grid.from_dict(json.loads(json.dumps(one.to_dict())))
     assert again == one
     assert hash(again) == hash(one)
+
+
+@pytest.fixture
+def entered():
+    """Three rules under names, as long as the test runs."""
+
+    def squares(n, train):
+        return (train - 1) * np.linspace(1, 0, n) ** 2
+
+    def halves(n, high, low, *, base=2.0):
+        return high * base ** -np.arange(n)
+
+    register("squares", squares, in_time=True)
+    register("halves", halves)
+    register("few", lambda n: [3.0, 2.0, 1.0])
+    yield
+    for name in ("squares", "halves", "few"):
+        del SPACINGS[name]
+
+
+@pytest.mark.usefixtures("entered")
+def test_register():
+    schedule = Cosine()
+    got = [p.t for p in place("squares", 5, schedule)]
+    top, low = schedule.span
+    expected = [low + (top - low) * part for part in (1, 9 / 16, 1 / 4, 1 / 16, 0)]
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+    got = [p.ratio for p in place("halves", 4, Logarithmic(), sigma_max=8.0, base=4.0)]
+    np.testing.assert_allclose(got, [8.0, 2.0, 0.5, 0.125], rtol=1e-12)
+    assert check_spacing("halves", {"base": 3.0}) == {"sigma_max", "sigma_min"}
+    plan = cmsched.Scheduler(spacing="halves", spacing_options={"base": 3.0}, sigma_max=9.0).plan(3)
+    assert [p.ratio for p in plan.grid.points] == pytest.approx([9.0, 3.0, 1.0, 0.0])
+    assert len(place("few", 3, Logarithmic())) == 3
+    with pytest.raises(ValueError, match="spacing 'few' gave 3 points where 4 were asked for"):
+        place("few", 4, Logarithmic())
+    with pytest.raises(ValueError, match="'karras' is a spacing known already"):
+        register("karras", lambda n: [1.0])
+    with pytest.raises(TypeError, match="give a string"):
+        register(None, lambda n: [1.0])
+    with pytest.raises(TypeError, match="rule=3 cannot be called"):
+        register("three", 3)
+    with pytest.raises(ValueError, match="did you mean 'halves'"):
+        cmsched.Scheduler(spacing="halve")

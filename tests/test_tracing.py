@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from problems import a_plan, grid_of, registered
 
+from cmsched.grids import Grid
 from cmsched.plan import make_plan
 from cmsched.predictions import Prediction
-from cmsched.samplers import Keep, Raw, register
+from cmsched.samplers import Evaluate, Store, register
 from cmsched.schedules import VPSDE, Point
-from cmsched.spacings import Grid
 from cmsched.tracing import Form
 
 pytestmark = pytest.mark.host
@@ -87,7 +87,7 @@ def test_other_operations_fail(operation):
         plan_of(loop)
 
 
-def test_a_missing_keep_is_named():
+def test_a_missing_store_is_named():
     def loop(x, grid, noise):
         history = []
         for a, b in grid.steps():
@@ -97,20 +97,20 @@ def test_a_missing_keep_is_named():
         return x
 
     with pytest.raises(
-        ValueError, match=r"stored=1 but needs 2 .*d\[-1\], x\[-1\].*yield Keep\(x\)"
+        ValueError, match=r"stored=1 but needs 2 .*d\[-1\], x\[-1\].*yield Store\(x\)"
     ):
         plan_of(loop, stored=1, prediction=Prediction("epsilon"), grid=grid_of("linear", 3))
     assert len(plan_of(loop, stored=2).layout.slots) == 2
 
 
-def test_keep_stores_one_array_and_changes_nothing():
+def test_store_keeps_one_array_and_changes_nothing():
     def loop(x, grid, noise, *, keep=True):
         old = None
         for a, b in grid.steps():
             x, x0 = yield x, a
             mixed = 0.5 * x + x0
             if keep:
-                mixed = yield Keep(mixed)
+                mixed = yield Store(mixed)
             x = b.alpha * x0 + b.sigma * (mixed if old is None else 0.5 * (mixed + old))
             old = mixed
         return x
@@ -123,9 +123,9 @@ def test_keep_stores_one_array_and_changes_nothing():
         assert [slot[0] for slot in bare.layout.slots] == ["d", "x"]
 
 
-def test_keep_before_the_first_evaluation_stores_nothing():
+def test_store_before_the_first_evaluation_stores_nothing():
     def loop(x, grid, noise):
-        x = yield Keep(2 * x)
+        x = yield Store(2 * x)
         for a, b in grid.steps():
             x, x0 = yield x, a
             x = b.alpha * x0
@@ -176,12 +176,14 @@ def test_steps_that_cannot_be_taken_name_sampler_and_step(factor, words):
         ("return None", "'probe' returned None where an array"),
         ("yield x", "'probe' yielded .*yield x, point"),
         ("yield x, 3.0", "'probe' yielded .*yield x, point"),
+        ("yield x, a, True", "'probe' yielded .*yield x, point"),
+        ("yield Evaluate(x, 3.0)", "'probe' yielded .*yield x, point"),
         ("yield 3.0, a", "'probe' yielded 3.0 where an array"),
-        ("yield Keep(3.0)", "'probe' kept 3.0 where an array"),
+        ("yield Store(3.0)", "'probe' stored 3.0 where an array"),
     ],
 )
 def test_requests_that_are_none(bad, words):
-    namespace = {"Keep": Keep}
+    namespace = {"Evaluate": Evaluate, "Store": Store}
     exec(
         "def loop(x, grid, noise):\n    for a, b in grid.steps():\n        x, _ = yield x, a\n"
         f"        {bad}\n    return x\n",
@@ -200,11 +202,27 @@ def test_a_loop_that_never_evaluates():
         plan_of(loop)
 
 
+def test_an_evaluation_in_its_long_form():
+    def short(x, grid, noise):
+        for a, b in grid.steps():
+            x, x0 = yield x, a
+            x = b.alpha * x0 + b.sigma * x
+        return x
+
+    def long(x, grid, noise):
+        for a, b in grid.steps():
+            x, x0 = yield Evaluate(x, a)
+            x = b.alpha * x0 + b.sigma * x
+        return x
+
+    assert plan_of(short).rows == plan_of(long).rows
+
+
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_raw_noise_and_projected_estimates(clip):
     def loop(x, grid, noise):
         for a, _ in grid.steps():
-            x, x0, eps = yield Raw(x, a)
+            x, x0, eps = yield Evaluate(x, a, eps=True)
             x = 0.25 * x0 + 0.5 * eps
         return x
 
@@ -214,7 +232,7 @@ def test_raw_noise_and_projected_estimates(clip):
     output = -0.5 * at.alpha / at.sigma
     expected = {0: 0.5 / at.sigma, 1: output + 0.25}
     if clip is not None:
-        expected |= {1: output, plan.layout.estimate: 0.25}
+        expected |= {1: output, plan.layout.x0: 0.25}
     assert found == pytest.approx(expected, rel=1e-14)
 
 

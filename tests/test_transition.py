@@ -11,8 +11,8 @@ import cmsched
 from cmsched import State
 from cmsched.samplers import register
 
-needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed")
-needs_jax = pytest.mark.skipif(not find_spec("jax"), reason="jax is not installed")
+needs_torch = pytest.mark.usefixtures("torch")
+needs_jax = pytest.mark.usefixtures("jax")
 
 SHAPE = (2, 3, 4)
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from cmsched.backends import threefry
-from cmsched.backends.base import Array, Backend, DType
+from cmsched.backends.base import Array, Backend
 from cmsched.backends.numpy import BACKEND as NUMPY
+from cmsched.backends.threefry import NoiseSpec, Stream
 
 # What every loop takes; which part needs what else stands in frameworks.md.
 REQUIRED = ("asarray", "astype", "zeros_like", "float32", "int64")
@@ -45,33 +45,18 @@ class AdaptedBackend(Backend):
         """Tell whether arrays of this type belong to the framework."""
         return issubclass(cls, self.array)
 
-    def normals(
-        self,
-        stream: threefry.Stream,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        counter: tuple[int, Any],
-    ) -> Array:
+    def normals(self, stream: Stream, spec: NoiseSpec) -> Array:
         """Draw on the host: in few frameworks integers shift and wrap around."""
-        counter = counter[0], on_host(counter[1])
-        name = self.dtype_name(dtype)
-        return self.place(NUMPY.normals(stream, shape, name, None, counter), device, dtype)
+        return self._asarray(NUMPY.normals(stream, self._on_host(spec)), spec.device, spec.dtype)
 
-    def increments(
-        self,
-        stream: threefry.Stream,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        times: tuple[Any, Any],
-    ) -> Array:
+    def increments(self, stream: Stream, spec: NoiseSpec) -> Array:
         """Draw on the host."""
-        times = on_host(times[0]), on_host(times[1])
-        name = self.dtype_name(dtype)
-        return self.place(NUMPY.increments(stream, shape, name, None, times), device, dtype)
+        return self._asarray(NUMPY.increments(stream, self._on_host(spec)), spec.device, spec.dtype)
 
-
-def on_host(number: Any) -> Any:
-    """Give an int itself, an array of ints as NumPy's."""
-    return number if isinstance(number, int) else np.asarray(number)
+    def _on_host(self, spec: NoiseSpec) -> NoiseSpec:
+        """Give the same draw as NumPy makes it."""
+        row, *times = (
+            x if isinstance(x, int) else np.asarray(x) for x in (spec.row, *(spec.times or ()))
+        )
+        name = self.dtype_name(spec.dtype)
+        return spec._replace(dtype=name, device=None, row=row, times=tuple(times) or None)

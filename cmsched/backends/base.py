@@ -10,6 +10,7 @@ import numpy as np
 
 from cmsched.backends import brownian, threefry
 from cmsched.backends.fused import Statements
+from cmsched.backends.threefry import NoiseSpec, Stream
 
 Array: TypeAlias = Any
 DType: TypeAlias = Any
@@ -98,16 +99,16 @@ class Backend:
         """Convert, without a copy where nothing changes."""
         return x if x.dtype == dtype else self.xp.astype(x, dtype)
 
-    def put(self, host: np.ndarray, like: Array, dtype: str | DType | None = None) -> Array:
-        """Place a host array beside `like`."""
+    def to_device_of(self, host: np.ndarray, x: Array, dtype: str | DType | None = None) -> Array:
+        """Place a host array beside `x`."""
         name = host.dtype.name if dtype is None else dtype
-        return self.place(host, self.device(like), self.dtype(name))
+        return self._asarray(host, self.device(x), self.dtype(name))
 
-    def at(self, host: np.ndarray, device: Any = None) -> Array:
+    def to_device(self, host: np.ndarray, device: Any = None) -> Array:
         """Copy a host array to a device (None: the default one)."""
-        return self.place(host.copy(), device)
+        return self._asarray(host.copy(), device)
 
-    def place(self, host: np.ndarray, device: Any, dtype: DType = None) -> Array:
+    def _asarray(self, host: np.ndarray, device: Any, dtype: DType = None) -> Array:
         """Convert a host array; a framework is asked for a device and a dtype where there are."""
         options = {"device": device, "dtype": dtype}
         options = {name: value for name, value in options.items() if value is not None}
@@ -176,12 +177,12 @@ class Backend:
         """Compile a row of a plan to a function of values, or give None.
 
         The function returns the next sample and the stored arrays, or None where it cannot take
-        these values; it is for arrays of this dtype that are `plain`. `weights` are those of
-        `layout.terms`.
+        these values; it is for arrays of this dtype for which `kernel_applies`. `weights` are
+        those of `layout.terms`.
         """
         return None
 
-    def plain(self, x: Array) -> bool:
+    def kernel_applies(self, x: Array) -> bool:
         """Tell whether a kernel may be used on arrays like x."""
         return False
 
@@ -207,18 +208,10 @@ class Backend:
         """Tell whether this is a random generator or key of the framework."""
         return False
 
-    def native(
-        self,
-        generator: Any,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        counter: tuple[int, Any],
-        uniform: bool = False,
-    ) -> Array:
+    def native(self, generator: Any, spec: NoiseSpec) -> Array:
         """Draw standard normals from the framework's own generator, or uniforms in [0, 1).
 
-        `counter` is (rank, row); a key without state is folded with it, others ignore it.
+        A key without state is folded with the draw's rank and row, others ignore these.
         """
         raise TypeError(f"{self.name} has no random generators of its own: pass rng=<int>")
 
@@ -226,43 +219,25 @@ class Backend:
         """Make what `rng=` takes from a 64-bit seed: a native generator where there is one."""
         return seed
 
-    def normals(
-        self,
-        stream: threefry.Stream,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        counter: tuple[int, Any],
-    ) -> Array:
-        """Draw what a stream is made of, float32 or float64; `counter` is (rank, row)."""
-        batch = shape[0] if shape else 1
-        high, low = threefry.keys(stream, batch).view(np.int32)
-        key = self.place(high, device), self.place(low, device)
-        return threefry.normals(self.xp, key, shape, dtype, device, counter, stream.uniform)
+    def normals(self, stream: Stream, spec: NoiseSpec) -> Array:
+        """Draw the portable normals of a stream, or its uniforms, float32 or float64."""
+        high, low = threefry.keys(stream, spec.purpose, spec.batch).view(np.int32)
+        key = self._asarray(high, spec.device), self._asarray(low, spec.device)
+        return threefry.normals(self.xp, key, spec)
 
-    def increments(
-        self,
-        stream: threefry.Stream,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        times: tuple[Any, Any],
-    ) -> Array:
-        """Draw the unit increments of a stream's Brownian paths between two times, see `brownian`.
-
-        The times are ints, or int32 arrays whose shape begins `shape`.
-        """
+    def increments(self, stream: Stream, spec: NoiseSpec) -> Array:
+        """Draw the unit increments of a stream's Brownian paths between `spec.times`."""
 
         def number(count: Any) -> Any:
             if isinstance(count, int):
                 return count
-            along = self.xp.reshape(count, threefry.ahead(count.shape, shape))
-            return self.xp.astype(along, dtype)
+            along = self.xp.reshape(count, threefry.ahead(count.shape, spec.shape))
+            return self.xp.astype(along, spec.dtype)
 
         total = None
-        for node, height, factor in brownian.increment(*times):
+        for node, height, factor in brownian.increment(*spec.times):
             if isinstance(height, int) and height == 0:
                 continue
-            z = self.normals(stream, shape, dtype, device, (0, node)) * (number(height) * factor)
+            z = self.normals(stream, spec._replace(row=node)) * (number(height) * factor)
             total = z if total is None else total + z
-        return total / number(brownian.cells(*times)) ** 0.5
+        return total / number(brownian.cells(*spec.times)) ** 0.5

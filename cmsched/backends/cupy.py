@@ -11,6 +11,7 @@ import numpy as np
 from cmsched.backends import element, fused, threefry
 from cmsched.backends.base import Array, Backend, DType
 from cmsched.backends.numpy import BACKEND as NUMPY
+from cmsched.backends.threefry import NoiseSpec, Stream
 
 
 class CupyBackend(Backend):
@@ -41,9 +42,9 @@ class CupyBackend(Backend):
         """Convert, without a copy where nothing changes."""
         return x.astype(dtype, copy=False)
 
-    def put(self, host: np.ndarray, like: Array, dtype: str | DType | None = None) -> Array:
-        """Copy a host array to the device of `like`."""
-        with like.device:
+    def to_device_of(self, host: np.ndarray, x: Array, dtype: str | DType | None = None) -> Array:
+        """Copy a host array to the device of `x`."""
+        with x.device:
             return cp.asarray(host, dtype)
 
     def combine(self, values: Sequence[Array], weights: Sequence[Any], dtype: DType) -> Array:
@@ -73,7 +74,7 @@ class CupyBackend(Backend):
 
     def kernel(self, layout: Any, row: Any, weights: Sequence[float], dtype: DType) -> Any:
         """Take a row in one kernel, with its numbers as scalars."""
-        wanted = tuple([n for n in layout.wanted if n in (*row.picks, layout.following)])
+        wanted = tuple([n for n in layout.results if n in (*row.stores_from, layout.next_sample)])
         read = fused.read_by(layout.statements, weights)
         name = np.dtype(dtype).name
 
@@ -81,11 +82,11 @@ class CupyBackend(Backend):
             arrays = [values[n] for n in read]
             made = _kernel(layout.statements, wanted, _types(arrays), name)(*arrays, *weights)
             new = dict(zip(wanted, made if len(wanted) > 1 else [made], strict=True))
-            return new[layout.following], tuple([new.get(v, values[v]) for v in row.picks])
+            return new[layout.next_sample], tuple([new.get(v, values[v]) for v in row.stores_from])
 
         return kernel
 
-    def plain(self, x: Array) -> bool:
+    def kernel_applies(self, x: Array) -> bool:
         """Tell whether x is an array of CuPy's own."""
         return type(x) is cp.ndarray
 
@@ -93,51 +94,35 @@ class CupyBackend(Backend):
         """Tell whether this is a cupy.random.Generator."""
         return isinstance(generator, cp.random.Generator)
 
-    def native(
-        self,
-        generator: Any,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        counter: tuple[int, Any],
-        uniform: bool = False,
-    ) -> Array:
+    def native(self, generator: Any, spec: NoiseSpec) -> Array:
         """Draw from a cupy.random.Generator."""
-        of = generator.random if uniform else generator.standard_normal
-        draw = of(shape, self.accumulation(dtype))
-        return draw.astype(dtype, copy=False)
+        of = generator.random if spec.uniform else generator.standard_normal
+        draw = of(spec.shape, self.accumulation(spec.dtype))
+        return draw.astype(spec.dtype, copy=False)
 
     def fresh(self, seed: int, device: Any) -> Any:
         """Make a generator on the device."""
         with device or cp.cuda.Device():
             return cp.random.default_rng(seed)
 
-    def normals(
-        self,
-        stream: threefry.Stream,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        counter: tuple[int, Any],
-    ) -> Array:
+    def normals(self, stream: Stream, spec: NoiseSpec) -> Array:
         """Draw the portable normals of a stream, in one kernel."""
-        batch, size = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
-        rank, row = counter
-        current = device or cp.cuda.Device()
+        row, current = spec.row, spec.device or cp.cuda.Device()
         with current:
             if isinstance(row, cp.ndarray):
                 row = row.astype(np.uint32).reshape(row.shape or (1,))
                 high, low = (
                     k.reshape(threefry.ahead(k.shape, row.shape))
-                    for k in _device_keys(stream, batch, current.id)
+                    for k in _device_keys(stream, spec.purpose, spec.batch, current.id)
                 )
-                key = cp.stack(_fold_kernel()(high, low, np.uint32(rank), row))
+                key = cp.stack(_fold_kernel()(high, low, np.uint32(spec.rank), row))
             else:
-                key = cp.asarray(NUMPY.folded(stream, batch, counter))
-            out = cp.empty(shape, dtype)
-            rows = math.prod(key.shape[1:])
-            part = batch * size // max(1, rows)
-            _draw_kernel(out.dtype.name, stream.uniform)(key.reshape(-1), rows, part, size, out)
+                key = cp.asarray(NUMPY.folded_keys(stream, spec))
+            out = cp.empty(spec.shape, spec.dtype)
+            rows, size = math.prod(key.shape[1:]), spec.size
+            part = spec.batch * size // max(1, rows)
+            draw = _draw_kernel(out.dtype.name, spec.uniform)
+            draw(key.reshape(-1), rows, part, size, out)
             return out
 
 
@@ -155,21 +140,21 @@ def _kernel(
 
 
 @lru_cache(maxsize=64)
-def _device_keys(stream: threefry.Stream, batch: int, device: int) -> Any:
-    return tuple(cp.asarray(threefry.keys(stream, batch)))
+def _device_keys(stream: Stream, purpose: int, batch: int, device: int) -> Any:
+    return tuple(cp.asarray(threefry.keys(stream, purpose, batch)))
 
 
 @lru_cache
 def _draw_kernel(dtype: str, uniform: bool) -> Any:
     given = "raw uint32 keys, int64 rows, int64 part, int64 whole"
     name = f"cmsched_draw_{dtype}_{int(uniform)}"
-    return cp.ElementwiseKernel(given, f"{dtype} z", element.drawn(dtype, uniform), name)
+    return cp.ElementwiseKernel(given, f"{dtype} z", element.draw_source(dtype, uniform), name)
 
 
 @lru_cache
 def _fold_kernel() -> Any:
     given = "uint32 high, uint32 low, uint32 rank, uint32 row"
-    return cp.ElementwiseKernel(given, "uint32 a, uint32 b", element.folded(), "cmsched_fold")
+    return cp.ElementwiseKernel(given, "uint32 a, uint32 b", element.fold_source(), "cmsched_fold")
 
 
 BACKEND = CupyBackend("array_api_compat.cupy")

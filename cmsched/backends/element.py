@@ -113,7 +113,7 @@ def logarithm(dtype: str) -> list[str]:
     return [*lines, f"t = {high} - ((p - (s * (p + q) + {low})) - t)"]
 
 
-def drawn(dtype: str, unit: bool) -> str:
+def draw_source(dtype: str, unit: bool) -> str:
     """Give the C++ of a draw: sets z, element i of a batch, with keys[row] and keys[rows + row].
 
     Each key is for `part` elements, each sample has `whole`.
@@ -125,7 +125,7 @@ def drawn(dtype: str, unit: bool) -> str:
     return declarations(dtype) + cpp([*place, *words(), *mapped, "z = r"])
 
 
-def folded() -> str:
+def fold_source() -> str:
     """Give the C++ of a key (high, low) folded with (rank, row): sets its words a, b."""
     given = ["k0 = high", "k1 = low", "x0 = rank", "x1 = row"]
     return declarations("float32") + cpp([*given, *words(), "a = x0", "b = x1"])

@@ -11,6 +11,7 @@ import numpy as np
 
 from cmsched.backends import base, brownian, threefry
 from cmsched.backends.base import Array, Backend, DType
+from cmsched.backends.threefry import NoiseSpec, Stream
 
 
 def _register_pytrees() -> None:
@@ -59,20 +60,20 @@ class JaxBackend(Backend):
         """Convert, without a copy where nothing changes."""
         return x if x.dtype == dtype else x.astype(dtype)
 
-    def put(self, host: np.ndarray, like: Array, dtype: str | DType | None = None) -> Array:
-        """Place a host array beside `like`; 64 bits become 32 where JAX holds no more."""
+    def to_device_of(self, host: np.ndarray, x: Array, dtype: str | DType | None = None) -> Array:
+        """Place a host array beside `x`; 64 bits become 32 where JAX holds no more."""
         host = np.asarray(host, None if dtype is None else np.dtype(dtype))
-        place = self._place(self.device(like))
-        if isinstance(place, jax.sharding.NamedSharding):  # beside every shard
-            place = jax.sharding.NamedSharding(place.mesh, jax.sharding.PartitionSpec())
+        sharding = self._sharding(self.device(x))
+        if isinstance(sharding, jax.sharding.NamedSharding):  # beside every shard
+            sharding = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
         with jax.ensure_compile_time_eval():  # a value even within a trace, so that it may be kept
-            return jax.device_put(host, place)
+            return jax.device_put(host, sharding)
 
     def zeros_like(self, x: Array) -> Array:
         """Give zeros of the same shape, dtype and device."""
         return _zeros(x)
 
-    def at(self, host: np.ndarray, device: Any = None) -> Array:
+    def to_device(self, host: np.ndarray, device: Any = None) -> Array:
         """Copy a host array to a device; 64 bits become 32 where JAX holds no more."""
         return jax.device_put(host, device)
 
@@ -99,18 +100,9 @@ class JaxBackend(Backend):
             return shape == ()
         return dtype == jnp.uint32 and shape == (2,)
 
-    def native(
-        self,
-        generator: Any,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        counter: tuple[int, Any],
-        uniform: bool = False,
-    ) -> Array:
+    def native(self, generator: Any, spec: NoiseSpec) -> Array:
         """Draw from the key folded with rank, row and, where rows differ, the place in it."""
-        rank, row = counter
-        return _native(generator, rank, self._row(row), shape, np.dtype(dtype), uniform)
+        return _native(_static(spec), generator, self._row(spec.row))
 
     def fresh(self, seed: int, device: Any) -> Any:
         """Refuse: a key that nobody keeps would make a function that is not pure."""
@@ -119,38 +111,23 @@ class JaxBackend(Backend):
             "generator=jax.random.key(0), or an int such as generator=0"
         )
 
-    def normals(
-        self,
-        stream: threefry.Stream,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        counter: tuple[int, Any],
-    ) -> Array:
+    def normals(self, stream: Stream, spec: NoiseSpec) -> Array:
         """Draw the portable normals of a stream, where the sample is."""
-        rank, row = counter
-        key = _device_keys(stream, shape[0] if shape else 1)
-        draw = _compiled_normals(self._place(device))
-        return draw(key, rank, self._row(row), shape, np.dtype(dtype), stream.uniform)
+        key = _device_keys(stream, spec.purpose, spec.batch)
+        draw = _compiled_normals(self._sharding(spec.device))
+        return draw(_static(spec), key, self._row(spec.row))
 
-    def increments(
-        self,
-        stream: threefry.Stream,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        times: tuple[Any, Any],
-    ) -> Array:
+    def increments(self, stream: Stream, spec: NoiseSpec) -> Array:
         """Draw the unit increments of a stream's Brownian paths, node by node in one loop."""
-        key = _device_keys(stream, shape[0] if shape else 1)
-        a, b = map(self._row, times)
-        return _compiled_increments(self._place(device))(key, a, b, shape, np.dtype(dtype))
+        key = _device_keys(stream, spec.purpose, spec.batch)
+        times = tuple(map(self._row, spec.times))
+        return _compiled_increments(self._sharding(spec.device))(_static(spec), key, *times)
 
     def _row(self, row: Any) -> Array:
         # Explicitly, so that a transfer guard is content.
         return row if isinstance(row, jax.Array) else jax.device_put(np.asarray(row, np.int32))
 
-    def _place(self, device: Any) -> Any:
+    def _sharding(self, device: Any) -> Any:
         """Give a sharding, or None for the default device, where arrays stay uncommitted."""
         default = jax.config.jax_default_device or jax.local_devices()[0]
         if device is None or device == default:
@@ -169,46 +146,49 @@ def _compiled(fn: Callable[..., Any]) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _device_keys(stream: threefry.Stream, batch: int) -> Any:
+def _device_keys(stream: Stream, purpose: int, batch: int) -> Any:
     with jax.ensure_compile_time_eval():
-        return tuple(map(jax.device_put, threefry.keys(stream, batch).view(np.int32)))
+        return tuple(map(jax.device_put, threefry.keys(stream, purpose, batch).view(np.int32)))
+
+
+def _static(spec: NoiseSpec) -> NoiseSpec:
+    """Give the fields that a draw is compiled for; purpose and row are in its arguments."""
+    return NoiseSpec(spec.shape, np.dtype(spec.dtype), rank=spec.rank, uniform=spec.uniform)
 
 
 @lru_cache(maxsize=64)
 def _compiled_normals(sharding: Any) -> Any:
-    def normals(
-        key: Any, rank: int, row: Array, shape: tuple[int, ...], dtype: DType, uniform: bool
-    ) -> Array:
-        return threefry.normals(jnp, key, shape, dtype, None, (rank, row), uniform)
+    def normals(spec: NoiseSpec, key: Any, row: Array) -> Array:
+        return threefry.normals(jnp, key, spec._replace(row=row))
 
-    return jax.jit(normals, static_argnums=(1, 3, 4, 5), out_shardings=sharding)
+    return jax.jit(normals, static_argnums=0, out_shardings=sharding)
 
 
 @lru_cache(maxsize=64)
 def _compiled_increments(sharding: Any) -> Any:
-    def increments(key: Any, a: Array, b: Array, shape: tuple[int, ...], dtype: DType) -> Array:
+    def increments(spec: NoiseSpec, key: Any, a: Array, b: Array) -> Array:
+        shape, dtype = spec.shape, spec.dtype
         nodes, heights, factors = zip(*brownian.increment(a, b), strict=True)
         weights = jnp.stack([h.astype(dtype) * f for h, f in zip(heights, factors, strict=True)])
         weights = weights / jnp.sqrt(brownian.cells(a, b).astype(dtype))
 
         def add(total: Array, term: tuple[Array, Array]) -> tuple[Array, None]:
             node, weight = term
-            z = threefry.normals(jnp, key, shape, dtype, None, (0, node))
+            z = threefry.normals(jnp, key, spec._replace(row=node))
             return total + z * weight.reshape(threefry.ahead(weight.shape, shape)), None
 
         return jax.lax.scan(add, jnp.zeros(shape, dtype), (jnp.stack(nodes), weights))[0]
 
-    return jax.jit(increments, static_argnums=(3, 4), out_shardings=sharding)
+    return jax.jit(increments, static_argnums=0, out_shardings=sharding)
 
 
-@partial(jax.jit, static_argnums=(1, 3, 4, 5))
-def _native(
-    key: Any, rank: int, row: Array, shape: tuple[int, ...], dtype: DType, uniform: bool
-) -> Array:
-    of = jax.random.uniform if uniform else jax.random.normal
+@partial(jax.jit, static_argnums=0)
+def _native(spec: NoiseSpec, key: Any, row: Array) -> Array:
+    of = jax.random.uniform if spec.uniform else jax.random.normal
+    shape, dtype = spec.shape, spec.dtype
 
     def fold(row: Array) -> Any:
-        return jax.random.fold_in(jax.random.fold_in(key, rank), row)
+        return jax.random.fold_in(jax.random.fold_in(key, spec.rank), row)
 
     def one(row: Array, place: Array) -> Array:
         return of(jax.random.fold_in(fold(row), place), shape[row_axes:], dtype)

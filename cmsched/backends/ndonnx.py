@@ -8,8 +8,8 @@ import numpy as np
 from spox.opset.ai.onnx import v21 as op
 
 from cmsched.backends.adapted import AdaptedBackend
-from cmsched.backends.base import Array, Backend, DType
-from cmsched.backends.threefry import Stream
+from cmsched.backends.base import Array, Backend
+from cmsched.backends.threefry import NoiseSpec, Stream
 
 
 class GraphBackend(AdaptedBackend):
@@ -47,43 +47,28 @@ class GraphBackend(AdaptedBackend):
         """Tell whether this is an array of normals, (rows, draws of a row, *shape)."""
         return isinstance(generator, self.array)
 
-    def native(
-        self,
-        generator: Any,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        counter: tuple[int, Any],
-        uniform: bool = False,
-    ) -> Array:
+    def native(self, generator: Any, spec: NoiseSpec) -> Array:
         """Take a draw from an array of normals."""
-        rank, row = counter
-        if tuple(generator.shape)[2:] != shape or uniform:
+        shape, row = spec.shape, spec.row
+        if tuple(generator.shape)[2:] != shape or spec.uniform:
             raise ValueError(
                 f"rng is an array of shape {tuple(generator.shape)}: give all the normals of the"
                 f" plan, (rows, draws of a row, *{shape}), as cmsched.interop.onnx.normals does"
             )
         if not isinstance(row, int):
             generator, row = self.xp.take(generator, self.xp.reshape(row, (1,)), axis=0), 0
-        return self.astype(generator[row, rank, ...], dtype)
+        return self.astype(generator[row, spec.rank, ...], spec.dtype)
 
-    def normals(
-        self,
-        stream: Stream,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        counter: tuple[int, Any],
-    ) -> Array:
+    def normals(self, stream: Stream, spec: NoiseSpec) -> Array:
         """Draw portable noise inside the graph, if its shape is known."""
-        if None in shape:
+        if None in spec.shape:
             raise ValueError(
-                f"portable noise needs a sample of known shape, got {shape}: make the normals an"
-                " input of the graph, rng=ndonnx.argument(...), see cmsched.interop.onnx.normals"
+                f"portable noise needs a sample of known shape, got {spec.shape}: make the normals"
+                " an input of the graph, rng=ndonnx.argument(...), see cmsched.interop.onnx.normals"
             )
-        return Backend.normals(self, stream, shape, dtype, device, counter)
+        return Backend.normals(self, stream, spec)
 
-    def increments(self, stream: Stream, *arguments: Any) -> Array:
+    def increments(self, stream: Stream, spec: NoiseSpec) -> Array:
         """Refuse: a draw of a Brownian path would be some twenty thousand nodes."""
         raise ValueError(
             "a Brownian path (path=True) is too large for a graph: make the normals an input of it,"

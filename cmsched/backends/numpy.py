@@ -1,5 +1,6 @@
 """NumPy."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from cmsched.backends import brownian, element, fused, threefry
 from cmsched.backends.base import Array, Backend, DType
+from cmsched.backends.threefry import NoiseSpec, Stream
 
 BLOCK = 1 << 15  # elements worked on at once, so that temporaries stay in the cache
 # And bytes, in the map: beyond, the allocator may ask the system for fresh pages each time.
@@ -41,7 +43,7 @@ class NumpyBackend(Backend):
         """Convert, without a copy where nothing changes."""
         return np.asarray(x, dtype)
 
-    def put(self, host: np.ndarray, like: Array, dtype: str | DType | None = None) -> Array:
+    def to_device_of(self, host: np.ndarray, x: Array, dtype: str | DType | None = None) -> Array:
         """Convert where a dtype is given."""
         return np.asarray(host, dtype)
 
@@ -95,17 +97,18 @@ class NumpyBackend(Backend):
     def kernel(self, layout: Any, row: Any, weights: Sequence[float], dtype: DType) -> Any:
         """Take a row of large arrays in one pass."""
         column = np.array(weights, dtype)[:, None]
-        wanted = tuple([n for n in layout.wanted if n in (*row.picks, layout.following)])
+        wanted = tuple([n for n in layout.results if n in (*row.stores_from, layout.next_sample)])
 
         def kernel(values: list[Array]) -> Any:
             if not fused.suits(values, layout.statements, column.dtype):
                 return None
             made = fused.evaluate(layout.statements, wanted, values, column)
-            return made[layout.following], tuple([made.get(v, values[v]) for v in row.picks])
+            memory = tuple([made.get(v, values[v]) for v in row.stores_from])
+            return made[layout.next_sample], memory
 
         return kernel
 
-    def plain(self, x: Array) -> bool:
+    def kernel_applies(self, x: Array) -> bool:
         """Tell whether x is large."""
         return bool(x.size >= fused.LEAST)
 
@@ -113,81 +116,63 @@ class NumpyBackend(Backend):
         """Tell whether this is a numpy.random.Generator."""
         return isinstance(generator, np.random.Generator)
 
-    def native(
-        self,
-        generator: Any,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        counter: tuple[int, Any],
-        uniform: bool = False,
-    ) -> Array:
+    def native(self, generator: Any, spec: NoiseSpec) -> Array:
         """Draw from a numpy.random.Generator."""
-        of = generator.random if uniform else generator.standard_normal
-        draw = of(shape, self.accumulation(dtype))
-        return np.asarray(draw, dtype)
+        of = generator.random if spec.uniform else generator.standard_normal
+        draw = of(spec.shape, self.accumulation(spec.dtype))
+        return np.asarray(draw, spec.dtype)
 
     def fresh(self, seed: int, device: Any) -> np.random.Generator:
         """Make a generator."""
         return np.random.default_rng(seed)
 
-    def normals(
-        self,
-        stream: threefry.Stream,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        counter: tuple[int, Any],
-    ) -> Array:
+    def normals(self, stream: Stream, spec: NoiseSpec) -> Array:
         """Draw the portable normals of a stream, in one loop or block by block."""
+        batch, size, device = spec.batch, spec.size, spec.device
         if device not in (None, "cpu"):
             raise ValueError(f"device={device!r}: NumPy has only 'cpu'; name a framework by xp=")
-        batch, size = (shape[0], int(np.prod(shape[1:], dtype=object))) if shape else (1, 1)
-        key = self.folded(stream, batch, counter)
-        parts = int(np.prod(key.shape[2:]))  # of a sample, each with a key of its own
-        out = np.empty((batch * parts, size // max(1, parts)), dtype)
-        draw(out, key.reshape(2, len(out)), starts(batch, parts, size), stream.uniform, alone(size))
-        return out.reshape(shape)
+        key = self.folded_keys(stream, spec)
+        parts = math.prod(key.shape[2:])  # of a sample, each with a key of its own
+        out = np.empty((batch * parts, size // max(1, parts)), spec.dtype)
+        key, first = key.reshape(2, len(out)), first_elements(batch, parts, size)
+        draw(out, key, first, spec.uniform, uses_numba(size))
+        return out.reshape(spec.shape)
 
-    def increments(
-        self,
-        stream: threefry.Stream,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        times: tuple[Any, Any],
-    ) -> Array:
+    def increments(self, stream: Stream, spec: NoiseSpec) -> Array:
         """Draw the unit increments of a stream's Brownian paths, all nodes block by block."""
-        batch, size = (shape[0], int(np.prod(shape[1:], dtype=object))) if shape else (1, 1)
+        batch, size, times = spec.batch, spec.size, spec.times
         lead = (batch, *getattr(times[0], "shape", ())[1:])
-        parts = int(np.prod(lead[1:]))
+        parts = math.prod(lead[1:])
         rows, n = batch * parts, size // max(1, parts)
 
         def along(x: Any) -> Any:
-            return np.broadcast_to(np.asarray(x, dtype), lead).reshape(rows, 1)
+            return np.broadcast_to(np.asarray(x, spec.dtype), lead).reshape(rows, 1)
+
+        def keys(node: Any) -> np.ndarray:
+            return self.folded_keys(stream, spec._replace(row=node)).reshape(2, rows)
 
         terms = [
-            (self.folded(stream, batch, (0, node)).reshape(2, rows), along(height) * factor)
+            (keys(node), along(height) * factor)
             for node, height, factor in brownian.increment(*times)
             if not (isinstance(height, int) and height == 0)
         ]
-        out, first = np.zeros((rows, n), dtype), starts(batch, parts, size)
+        out, first = np.zeros((rows, n), spec.dtype), first_elements(batch, parts, size)
         together = max(1, BLOCK // max(1, n))
         for i in range(0, rows, together):
             for j in range(0, n, BLOCK):
                 total = out[i : i + together, j : j + BLOCK]
                 z, at = np.empty_like(total, order="C"), [f + j for f in first[i : i + together]]
                 for key, weight in terms:
-                    draw(z, key[:, i : i + together], at, False, alone(size))
+                    draw(z, key[:, i : i + together], at, False, uses_numba(size))
                     z *= weight[i : i + together]
                     total += z
         out /= along(brownian.cells(*times)) ** 0.5
-        return out.reshape(shape)
+        return out.reshape(spec.shape)
 
-    def folded(self, stream: threefry.Stream, batch: int, counter: tuple[int, Any]) -> np.ndarray:
+    def folded_keys(self, stream: Stream, spec: NoiseSpec) -> np.ndarray:
         """Give the host keys of one draw, (2, batch, ...) uint32."""
-        rank, row = counter
-        key = threefry.keys(stream, batch)
+        rank, row, batch = spec.rank, spec.row, spec.batch
+        key = threefry.keys(stream, spec.purpose, batch)
         if isinstance(row, int) and batch <= 8:
             folded = [threefry.block(k, (rank, row)) for k in zip(*key.tolist(), strict=True)]
             return np.array(folded, np.uint32).T.reshape(2, batch)
@@ -196,12 +181,12 @@ class NumpyBackend(Backend):
         return np.stack(threefry.threefry(tuple(key), (rank, low)))
 
 
-def starts(batch: int, parts: int, size: int) -> list[int]:
+def first_elements(batch: int, parts: int, size: int) -> list[int]:
     """Give the number of each part's first element, counted within its sample."""
     return [part * (size // parts) for part in range(parts)] * batch
 
 
-def alone(size: int) -> bool:
+def uses_numba(size: int) -> bool:
     """Tell whether numba's loop draws samples of this size: a batch that is split goes one way."""
     return size >= element.LEAST and fused.numba() is not None
 

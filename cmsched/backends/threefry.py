@@ -15,6 +15,9 @@ import numpy as np
 Array: TypeAlias = Any
 Words: TypeAlias = tuple[Any, Any]
 
+# Purposes, a part of every key: without them the start of a loop and its first draw are equal.
+START, STEP, BROWNIAN, UNIFORM = range(4)
+
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 LOW = 0xFFFFFFFF
@@ -46,12 +49,45 @@ D = (
 
 
 class Stream(NamedTuple):
-    """Where portable noise comes from: the keys of a batch, one per sample."""
+    """The seeds of a batch of portable noise, and which samples of the whole it holds."""
 
     seeds: tuple[int, ...]  # one for all samples, or one each
-    samples: Sequence[int] | None  # sample numbers; None: 0 .. batch - 1
-    purpose: int
-    uniform: bool = False  # what its words are mapped to, normals by default
+    samples: Sequence[int] | None = None  # sample numbers; None: 0 .. batch - 1
+
+
+class NoiseSpec(NamedTuple):
+    """One draw of noise: the array that is asked for, and which draw of a loop it is."""
+
+    shape: tuple[int, ...]  # the first axis is the batch
+    dtype: Any
+    device: Any = None  # None: the default one
+    row: Any = 0  # number of the draw: an int, or integers whose shape begins that of the noise
+    rank: int = 0  # tells several draws of one row apart
+    purpose: int = STEP
+    uniform: bool = False  # in the unit interval, instead of normal
+    interval: tuple[float, float] | None = None  # what it is an increment over, (lam_a, lam_b)
+    # The same on a path's clock, as `brownian.cell` numbers it: two ints, or int32 arrays like row.
+    times: Any = None
+
+    @property
+    def batch(self) -> int:
+        """The number of samples; noise of shape () is one."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def size(self) -> int:
+        """The number of elements of a sample."""
+        return math.prod(self.shape[1:])
+
+    def samples(self, start: int, stop: int) -> "NoiseSpec":
+        """Give the same draw of some samples of the batch."""
+
+        def cut(x: Any) -> Any:
+            return x[start:stop, ...] if getattr(x, "shape", ()) else x
+
+        times = None if self.times is None else (cut(self.times[0]), cut(self.times[1]))
+        shape = (stop - start, *self.shape[1:])
+        return self._replace(shape=shape, row=cut(self.row), times=times)
 
 
 def threefry(key: Words, counter: Words) -> Words:
@@ -92,9 +128,9 @@ def bits(key: Words, counter: Words) -> Array:
 
 
 @lru_cache(maxsize=64)
-def keys(stream: Stream, batch: int) -> np.ndarray:
+def keys(stream: Stream, purpose: int, batch: int) -> np.ndarray:
     """Give the host keys of a batch, (2, batch) uint32: seed, then sample, then purpose."""
-    seeds, samples, purpose, _ = stream
+    seeds, samples = stream
     high, low = [seed >> 32 for seed in seeds], [seed & LOW for seed in seeds]
     key: Words = (np.array(high, np.uint32), np.array(low, np.uint32))
     numbers = np.arange(batch) if samples is None else np.array(samples)
@@ -125,45 +161,29 @@ def counter(indices: Sequence[Array], shape: Sequence[int]) -> Words:
     return high, low
 
 
-def normals(
-    xp: Any,
-    key: Words,
-    shape: tuple[int, ...],
-    dtype: Any,
-    device: Any,
-    place: tuple[int, Any],
-    uniform: bool = False,
-) -> Array:
-    """Give the normals of draw `place` = (rank, row), for int32 keys of shape (batch,).
+def normals(xp: Any, key: Words, spec: NoiseSpec) -> Array:
+    """Give the normals of a draw, or its uniforms, for int32 keys of shape (batch,).
 
-    The row may be an array whose shape begins `shape`; elements count within the sample all the
-    same.
+    Where the row is an array, elements count within the sample all the same.
     """
-    rank, row = place
+    shape, row = spec.shape, spec.row
     if hasattr(row, "dtype"):
         lead = tuple(row.shape) or (1,)
         row = xp.reshape(xp.astype(row, xp.int32), lead)
         key = tuple(xp.reshape(k, ahead(k.shape, lead)) for k in key)
-    return draw(xp, threefry(key, (rank, row)), shape, dtype, device, uniform)
-
-
-def ahead(lead: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-    """Give the shape in which an array of shape `lead` is broadcast along the rest of `shape`."""
-    return (*lead, *(1,) * (len(shape) - len(lead)))
-
-
-def draw(
-    xp: Any, key: Words, shape: tuple[int, ...], dtype: Any, device: Any, uniform: bool = False
-) -> Array:
-    """Give the normals of the draw that `key` stands for, int32 of shape (batch, ...)."""
-    high, low = (xp.reshape(k, ahead(k.shape, shape)) for k in key)
-    where = {} if device is None else {"device": device}  # not every framework takes one
+    high, low = (xp.reshape(k, ahead(k.shape, shape)) for k in threefry(key, (spec.rank, row)))
+    where = {} if spec.device is None else {"device": spec.device}  # not every framework takes one
     indices = [
         xp.reshape(xp.arange(n, dtype=xp.int32, **where), (-1,) + (1,) * (len(shape) - i))
         for i, n in enumerate(shape[1:], 2)
     ]
     word = bits((high, low), counter(indices, shape[1:]))
-    return xp.reshape((unit if uniform else from_bits)(xp, word, dtype), shape)
+    return xp.reshape((unit if spec.uniform else from_bits)(xp, word, spec.dtype), shape)
+
+
+def ahead(lead: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Give the shape in which an array of shape `lead` is broadcast along the rest of `shape`."""
+    return (*lead, *(1,) * (len(shape) - len(lead)))
 
 
 def unit(xp: Any, word: Array, dtype: Any) -> Array:

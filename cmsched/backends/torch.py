@@ -1,6 +1,5 @@
 """PyTorch."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from cmsched.backends import fused, threefry, torch_noise, torch_rows
 from cmsched.backends.base import Array, Backend, DType
 from cmsched.backends.numpy import BACKEND as NUMPY
+from cmsched.backends.threefry import NoiseSpec, Stream
 
 
 class TorchBackend(Backend):
@@ -32,15 +32,15 @@ class TorchBackend(Backend):
         """Convert, without a copy where nothing changes."""
         return x.to(dtype)
 
-    def put(self, host: np.ndarray, like: Array, dtype: str | DType | None = None) -> Array:
-        """Copy a host array to the device of `like`."""
+    def to_device_of(self, host: np.ndarray, x: Array, dtype: str | DType | None = None) -> Array:
+        """Copy a host array to the device of `x`."""
         if torch.compiler.is_compiling():  # where NumPy arrays are tensors already
-            return torch.as_tensor(host).to(like.device, dtype and self.dtype(dtype))
+            return torch.as_tensor(host).to(x.device, dtype and self.dtype(dtype))
         # Kept by plans beyond the mode they were first used in.
         with torch.inference_mode(False):
-            return torch.tensor(host, dtype=dtype and self.dtype(dtype), device=like.device)
+            return torch.tensor(host, dtype=dtype and self.dtype(dtype), device=x.device)
 
-    def at(self, host: np.ndarray, device: Any = None) -> Array:
+    def to_device(self, host: np.ndarray, device: Any = None) -> Array:
         """Copy a host array to a device."""
         return torch.tensor(host, device=device)
 
@@ -80,7 +80,7 @@ class TorchBackend(Backend):
 
             total = None
             for value, weight in zip(values, weights, strict=True):
-                rows = torch_rows.shown(weight) if on_host else None
+                rows = torch_rows.nonzero_rows(weight) if on_host else None
                 if rows is None:
                     value, rows = torch.where(weight == 0, 0.0, value), torch_rows.ALL
                 if rows is not torch_rows.ALL:
@@ -118,7 +118,7 @@ class TorchBackend(Backend):
             for _, _, own, _ in row.program
             for k, w in enumerate(own)
         ]
-        written = torch_rows.written(structure, row.picks)(*numbers)
+        written = torch_rows.compile_source(structure, row.stores_from)(*numbers)
         if fused.numba() is None:
             return written
         in_one_pass = NUMPY.kernel(layout, row, weights, self.dtype_name(dtype))
@@ -127,8 +127,8 @@ class TorchBackend(Backend):
             if values[0].numel() < fused.LEAST or not torch_rows.on_host(values):
                 return written(values)
             seen: dict[int, Any] = {}
-            done = in_one_pass([torch_rows.viewed(v, seen) for v in values])
-            return written(values) if done is None else torch_rows.back(done, seen)
+            done = in_one_pass([torch_rows.as_numpy(v, seen) for v in values])
+            return written(values) if done is None else torch_rows.from_numpy(done, seen)
 
         return kernel
 
@@ -137,14 +137,14 @@ class TorchBackend(Backend):
         if torch.compiler.is_compiling() or fused.numba() is None:
             return fn(static, *trees)
         leaves: list[Any] = []
-        torch_rows.each(trees, leaves.append)
+        torch_rows.tree_map(leaves.append, trees)
         if max(x.numel() for x in leaves) < fused.LEAST or not torch_rows.on_host(leaves):
             return fn(static, *trees)
         seen: dict[int, Any] = {}
-        views = torch_rows.each(trees, lambda x: torch_rows.viewed(x, seen))
-        return torch_rows.each(fn(static, *views), lambda x: torch_rows.back(x, seen))
+        views = torch_rows.tree_map(lambda x: torch_rows.as_numpy(x, seen), trees)
+        return torch_rows.tree_map(lambda x: torch_rows.from_numpy(x, seen), fn(static, *views))
 
-    def plain(self, x: Array) -> bool:
+    def kernel_applies(self, x: Array) -> bool:
         """Tell whether x is an ordinary tensor outside of functorch's transforms."""
         return type(x) is torch.Tensor and torch_rows.transform() is None
 
@@ -152,100 +152,70 @@ class TorchBackend(Backend):
         """Tell whether this is a torch.Generator."""
         return isinstance(generator, torch.Generator)
 
-    def native(
-        self,
-        generator: Any,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        counter: tuple[int, Any],
-        uniform: bool = False,
-    ) -> Array:
+    def native(self, generator: Any, spec: NoiseSpec) -> Array:
         """Draw on the generator's device, as diffusers does, and move."""
-        of = torch.rand if uniform else torch.randn
-        draw = of(shape, generator=generator, dtype=dtype, device=generator.device)
-        return draw.to(device)
+        of = torch.rand if spec.uniform else torch.randn
+        draw = of(spec.shape, generator=generator, dtype=spec.dtype, device=generator.device)
+        return draw.to(spec.device)
 
     def fresh(self, seed: int, device: Any) -> torch.Generator:
         """Make a generator on the device, where it can have one."""
         host = torch.device(device or "cpu").type == "meta"
         return torch.Generator("cpu" if host else device or "cpu").manual_seed(seed)
 
-    def normals(
-        self,
-        stream: threefry.Stream,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        counter: tuple[int, Any],
-    ) -> Array:
+    def normals(self, stream: Stream, spec: NoiseSpec) -> Array:
         """Draw the portable normals of a stream."""
-        rank, row = counter
+        device = spec.device
         device = torch.device(device) if device is not None else torch.get_default_device()
         if not torch.compiler.is_compiling():
-            return self.eager_normals(stream, shape, dtype, device, counter)
+            return self.eager_normals(stream, spec._replace(device=device))
         # One opaque operator: traced into the user's graph, 20 rounds do not finish compiling.
         # The number stays a number: of constants alone, the compiler would draw while it traces.
-        number, row = (0, row) if isinstance(row, torch.Tensor) else (row, None)
+        number, row = (0, spec.row) if isinstance(spec.row, torch.Tensor) else (spec.row, None)
         words = [word for seed in stream.seeds for word in (seed >> 32, seed & threefry.LOW)]
         samples = None if stream.samples is None else list(stream.samples)
-        flags = stream.purpose, stream.uniform
-        return _normals(words, samples, *flags, shape, dtype, device, rank, number, row)
+        array = spec.shape, spec.dtype, device
+        return _normals(words, samples, spec.purpose, spec.uniform, *array, spec.rank, number, row)
 
-    def increments(
-        self,
-        stream: threefry.Stream,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: Any,
-        times: tuple[Any, Any],
-    ) -> Array:
+    def increments(self, stream: Stream, spec: NoiseSpec) -> Array:
         """Draw the unit increments of a stream's Brownian paths, on the CPU through NumPy."""
-        tensors = [t for t in times if isinstance(t, torch.Tensor)]
+        tensors = [t for t in spec.times if isinstance(t, torch.Tensor)]
         if (
             torch.compiler.is_compiling()
             or torch_rows.transform() is not None
-            or {torch.device(device), *(t.device for t in tensors)} != {torch.device("cpu")}
+            or {torch.device(spec.device), *(t.device for t in tensors)} != {torch.device("cpu")}
         ):
-            return super().increments(stream, shape, dtype, device, times)
-        ends = tuple(t.numpy() if isinstance(t, torch.Tensor) else t for t in times)
-        host = NUMPY.increments(stream, shape, self.dtype_name(dtype), None, ends)
-        return torch.from_numpy(host)
+            return super().increments(stream, spec)
+        ends = tuple([t.numpy() if isinstance(t, torch.Tensor) else t for t in spec.times])
+        host = spec._replace(dtype=self.dtype_name(spec.dtype), device=None, times=ends)
+        return torch.from_numpy(NUMPY.increments(stream, host))
 
-    def eager_normals(
-        self,
-        stream: threefry.Stream,
-        shape: tuple[int, ...],
-        dtype: DType,
-        device: torch.device,
-        counter: tuple[int, Any],
-        compiled: bool = False,
-    ) -> Array:
+    def eager_normals(self, stream: Stream, spec: NoiseSpec, compiled: bool = False) -> Array:
         """Draw on the CPU through NumPy, elsewhere and where asked to by one compiled kernel."""
-        rank, row = counter
-        batch = shape[0] if shape else 1
-        size = math.prod(shape[1:])
+        shape, dtype, device, row = spec.shape, spec.dtype, spec.device, spec.row
         if device.type == "meta":
             return torch.empty(shape, dtype=dtype, device=device)
         if isinstance(row, torch.Tensor) and torch_rows.transform() is not None:
-            key = torch_noise.keys(stream, batch, device)
-            return threefry.normals(self.xp, key, shape, dtype, device, counter, stream.uniform)
+            key = torch_noise.keys(stream, spec.purpose, spec.batch, device)
+            return threefry.normals(self.xp, key, spec)
         if device.type == "cpu" and isinstance(row, torch.Tensor):
             row = row.cpu().numpy()
-        if device.type == "cpu" and not (compiled and torch_noise.worthwhile(size)):
-            name = self.dtype_name(dtype)
-            return torch.from_numpy(NUMPY.normals(stream, shape, name, None, (rank, row)))
+        if device.type == "cpu" and not (compiled and torch_noise.worthwhile(spec.size)):
+            host = spec._replace(dtype=self.dtype_name(dtype), device=None, row=row)
+            return torch.from_numpy(NUMPY.normals(stream, host))
         with torch.inference_mode(False), torch.no_grad():  # compiled for one mode only
             if isinstance(row, torch.Tensor):
                 lead = tuple(row.shape) or (1,)
                 row = row.to(device, torch.int32).reshape(lead)
-                key = torch_noise.fold(torch_noise.keys(stream, batch, device), rank, row)
+                key = torch_noise.keys(stream, spec.purpose, spec.batch, device)
+                key = torch_noise.fold(key, spec.rank, row)
             else:  # on the host: one small copy that nobody waits for
-                host = NUMPY.folded(stream, batch, (rank, row)).view(np.int32)
-                key = torch.from_numpy(host).to(device, non_blocking=True)
-            return torch_noise.draw(key, size, dtype, stream.uniform).reshape(shape)
+                words = NUMPY.folded_keys(stream, spec._replace(row=row)).view(np.int32)
+                key = torch.from_numpy(words).to(device, non_blocking=True)
+            return torch_noise.draw(key, spec.size, dtype, spec.uniform).reshape(shape)
 
 
+# The fields of a stream and a spec, one by one: an operator takes no other tuples.
 def _eager_normals(
     words: Sequence[int],
     samples: Sequence[int] | None,
@@ -259,23 +229,14 @@ def _eager_normals(
     row: torch.Tensor | None,
 ) -> torch.Tensor:
     seeds = tuple(high << 32 | low for high, low in zip(words[::2], words[1::2], strict=True))
-    stream = threefry.Stream(seeds, None if samples is None else tuple(samples), purpose, uniform)
-    place = rank, number if row is None else row
-    return BACKEND.eager_normals(stream, tuple(shape), dtype, device, place, compiled=True)
+    stream = Stream(seeds, None if samples is None else tuple(samples))
+    place = number if row is None else row
+    spec = NoiseSpec(tuple(shape), dtype, device, place, rank, purpose, uniform)
+    return BACKEND.eager_normals(stream, spec, compiled=True)
 
 
-def _empty_normals(
-    words: Any,
-    samples: Any,
-    purpose: Any,
-    uniform: Any,
-    shape: Any,
-    dtype: Any,
-    device: Any,
-    rank: Any,
-    number: Any,
-    row: Any,
-) -> torch.Tensor:
+def _empty_normals(*fields: Any) -> torch.Tensor:
+    shape, dtype, device = fields[4:7]
     return torch.empty(shape, dtype=dtype, device=device)
 
 

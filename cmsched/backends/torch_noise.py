@@ -20,9 +20,9 @@ MOST = 1 << 30  # elements of a row at once: counted in 32 bits
 
 
 @lru_cache(maxsize=64)
-def keys(stream: threefry.Stream, batch: int, device: torch.device) -> Any:
+def keys(stream: threefry.Stream, purpose: int, batch: int, device: torch.device) -> Any:
     """Give the keys of a batch, high and low words (batch,)."""
-    words = threefry.keys(stream, batch).view(np.int32).copy()
+    words = threefry.keys(stream, purpose, batch).view(np.int32).copy()
     with torch.inference_mode(False):
         return tuple(torch.from_numpy(words).to(device, non_blocking=True))
 

@@ -23,7 +23,7 @@ THREADS = 2
 NATIVE = {torch.float32, torch.float64, torch.int32, torch.int64, torch.bool}
 
 
-def shown(weight: Array) -> tuple[slice, ...] | None:
+def nonzero_rows(weight: Array) -> tuple[slice, ...] | None:
     """Give the rows whose weight is not 0, neighbours as one slice; None where a row has several.
 
     The weight is on the host. Where rows are over, or at their first step, this costs nothing;
@@ -42,7 +42,7 @@ def shown(weight: Array) -> tuple[slice, ...] | None:
 
 
 @lru_cache(maxsize=256)
-def written(
+def compile_source(
     structure: tuple[tuple[int, tuple[int, ...], bool], ...], picks: tuple[int, ...]
 ) -> Callable[..., Callable[..., Any]]:
     """Compile rows that are alike but for their numbers: (value, sources, is the first one plain).
@@ -115,7 +115,7 @@ def on_host(values: Sequence[Any]) -> bool:
     )
 
 
-def viewed(x: Any, seen: dict[int, Any]) -> Any:
+def as_numpy(x: Any, seen: dict[int, Any]) -> Any:
     """Give a tensor as NumPy sees it, and remember which it was."""
     if x is None:
         return None
@@ -124,24 +124,24 @@ def viewed(x: Any, seen: dict[int, Any]) -> Any:
     return view
 
 
-def back(x: Any, seen: dict[int, Any]) -> Any:
+def from_numpy(x: Any, seen: dict[int, Any]) -> Any:
     """Give the tensor that was seen, or one of what is new."""
     if isinstance(x, tuple):
-        return tuple([back(each, seen) for each in x])
+        return tuple([from_numpy(y, seen) for y in x])
     return seen[id(x)][1] if id(x) in seen else torch.from_numpy(np.asarray(x))
 
 
-def each(tree: Any, fn: Callable[[Array], Any]) -> Any:
+def tree_map(fn: Callable[[Array], Any], tree: Any) -> Any:
     """Apply fn to the arrays of a tree: tuples, mappings and registered containers."""
     if tree is None:
         return None
     if type(tree) in containers:
         flatten, unflatten = containers[type(tree)]
         children, static = flatten(tree)
-        return unflatten(static, [each(x, fn) for x in children])
+        return unflatten(static, [tree_map(fn, x) for x in children])
     if isinstance(tree, dict):
-        return {name: each(x, fn) for name, x in tree.items()}
+        return {name: tree_map(fn, x) for name, x in tree.items()}
     if isinstance(tree, list | tuple):
-        parts = [each(x, fn) for x in tree]
+        parts = [tree_map(fn, x) for x in tree]
         return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
     return fn(tree)

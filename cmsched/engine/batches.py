@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..backends import Backend, resolve
-from .rows import State
+from .values import State
 
 Array = Any
 
@@ -32,7 +32,7 @@ def take(state: State, rows: Any) -> State:
         raise ValueError("the sample has shape (), and so no rows: use a batch axis, (batch, ...)")
     if isinstance(rows, slice | Sequence | np.ndarray) and not isinstance(rows, str | bytes):
         rows = _numbers(rows, sample.shape[0])
-        rows = backend.put(rows.astype(np.int32), sample)
+        rows = backend.to_device_of(rows.astype(np.int32), sample)
     elif not _are_integers(backend, rows):
         raise TypeError(
             f"rows={rows!r} does not say which rows: use a slice (one row is slice(k, k + 1)),"
@@ -52,7 +52,7 @@ def join(states: Sequence[State]) -> State:
     """Return one state with the rows of several, which one plan or stack then steps together.
 
     Their loops may stand anywhere: indices are of shape (batch,) or (batch, frames), as `init` with
-    `plan=` or `index=` makes them. States with int indices join where these are equal.
+    `which=` or `index=` makes them. States with int indices join where these are equal.
 
     Raises:
         TypeError: no sequence of states; frameworks differ.
@@ -134,5 +134,5 @@ def _check_alike(backend: Backend, first: State, state: State, i: int) -> None:
         raise ValueError(
             f"states[{i}] has an index of shape {shapes[1]}, states[0] of {shapes[0]}: rows at"
             " different steps need one index each; start them with"
-            " init(stack(plans), noise, plan=[k, ...])"
+            " init(stack(plans), noise, which=[k, ...])"
         )

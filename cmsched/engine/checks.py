@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..backends import Backend, resolve
+from ..plan import Plan
 from ..predictions import Prediction
-from ..tables import Layout
+from ..rows import Layout, Row
 from ..tracing import MASK
+from .values import Program
 
 Array = Any
 
@@ -116,3 +118,19 @@ def checked_noise(
     for z in drawn:
         check_like(backend, sample, "noise", z)
     return tuple(backend.astype(z, sample.dtype) for z in drawn)
+
+
+def row_at(plan: Program, index: int) -> Row:
+    """Return the row at an int index, or say why there is none."""
+    if not isinstance(plan, Plan):
+        raise TypeError(
+            "a table or a stack needs an array index; pass the plan itself for an int index"
+        )
+    rows = plan.rows
+    if 0 <= index < len(rows):
+        return rows[index]
+    raise ValueError(
+        f"the loop is over: index {index} of a plan with {len(rows)} evaluations"
+        if index >= 0
+        else f"index must not be negative, got {index}"
+    )

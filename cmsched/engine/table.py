@@ -7,12 +7,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..backends import Backend, resolve
-from ..tables import FIRST_LEARNED, OUTPUT, SAMPLE, Table
+from ..rows import OUTPUT, SAMPLE
+from ..tables import (
+    ALPHA_SIGMA,
+    ESTIMATE,
+    FIRST_INTERVAL,
+    FIRST_LEARNED,
+    FIRST_WEIGHT,
+    IMPLIED,
+    INIT_SCALE,
+    ROW,
+    SCALE,
+    TIME,
+    Table,
+)
 from .checks import check_index
-from .rows import (
+from .values import (
     Estimate,
     State,
     estimated,
+    estimates,
     learned_std,
     masked,
     mean_channels,
@@ -37,12 +51,12 @@ def table_input(_: None, table: Table, state: State) -> tuple[Array | None, Arra
     backend = resolve(state.sample)
     xp, index = backend.xp, state.index
     layout = table.layout
-    column = gathered(backend, table.numbers[:2, ...], index, state.sample)
+    column = gathered(backend, table.numbers[: TIME + 1, ...], index, state.sample)
     x = None  # what passes through a compiled function may be copied
     if layout.scaled:
-        x = backend.combine([state.sample], [column[0, ...]], table.numbers.dtype)
+        x = backend.combine([state.sample], [column[SCALE, ...]], table.numbers.dtype)
         x = backend.astype(x, state.sample.dtype)
-    time = xp.reshape(column[1, ...], tuple(index.shape))
+    time = xp.reshape(column[TIME, ...], tuple(index.shape))
     if layout.integral:
         time = backend.astype(time, backend.default_int)
     return x, time
@@ -53,15 +67,15 @@ def table_rows(_: None, table: Table, state: State) -> tuple[Array, ...]:
     backend = resolve(state.sample)
     rows = gathered(backend, table.where, state.index, state.sample)
     shape = tuple(state.index.shape)
-    numbers = [1, *range(3, rows.shape[0])]
+    numbers = [ROW, *range(FIRST_INTERVAL, rows.shape[0])]
     return tuple(backend.xp.reshape(rows[i, ...], shape) for i in numbers)
 
 
-def table_begins(_: None, table: Table, plan: Array) -> Array:
-    """Return the index at which each row's plan begins."""
-    xp = resolve(plan).xp
-    first = xp.take(table.where[2, ...], xp.reshape(plan, (-1,)), axis=0)
-    return xp.reshape(first, tuple(plan.shape))
+def first_columns(_: None, table: Table, which: Array) -> Array:
+    """Return the column at which the plan of each row begins."""
+    xp = resolve(which).xp
+    first = xp.take(table.first_columns, xp.reshape(which, (-1,)), axis=0)
+    return xp.reshape(first, tuple(which.shape))
 
 
 def table_start(
@@ -71,13 +85,13 @@ def table_start(
     backend = resolve(noise)
     acc = table.start.dtype
     column = gathered(backend, table.start, index, noise)
-    weights = [column[i, ...] for i in range(column.shape[0])]
     if x0 is None:
-        start = backend.combine([noise], weights[:1], acc)
+        start = backend.combine([noise], [column[INIT_SCALE, ...]], acc)
     else:
-        start = backend.combine([x0, noise], weights[1:3], acc)
+        start = backend.combine([x0, noise], [column[i, ...] for i in ALPHA_SIGMA], acc)
     if z:
-        start = backend.combine([start, *z], weights[3:], acc)
+        weights = [column[i, ...] for i in range(FIRST_WEIGHT, column.shape[0])]
+        start = backend.combine([start, *z], weights, acc)
     return backend.astype(start, noise.dtype)
 
 
@@ -92,7 +106,7 @@ def stepped(
     backend, layout = resolve(state.sample), table.layout
     new, made, index = backend.execute(table_step, None, table, state, output, z, given)
     held = {SAMPLE: state.sample, **dict(enumerate(state.memory, start=2)), **made}
-    return State(new, tuple([held[v] for v in layout.picks]), index)
+    return State(new, tuple([held[v] for v in layout.stores_from]), index)
 
 
 def table_step(
@@ -109,7 +123,7 @@ def table_step(
     acc, dtype = table.numbers.dtype, sample.dtype
     column = gathered(backend, table.numbers, state.index, sample)
     mean = mean_channels(layout.prediction, sample, output)
-    values: list[Any] = [None] * (layout.following + 1)
+    values: list[Any] = [None] * (layout.next_sample + 1)
     values[SAMPLE], values[OUTPUT] = sample, mean
     values[2 : layout.first_draw] = state.memory
     at = FIRST_LEARNED
@@ -121,11 +135,11 @@ def table_step(
         values[layout.first_draw + k] = drawn
     for k, name in enumerate(layout.given):
         values[layout.first_given + k] = given[name]  # type: ignore[index]
-    if layout.estimates and layout.prediction.projects:
-        numbers = [column[i, ...] for i in range(2, 6)]
-        values[layout.estimate] = estimated(backend, layout, numbers, sample, mean, acc)
+    if layout.needs_x0 and layout.prediction.projects:
+        numbers = [column[i, ...] for i in ESTIMATE]
+        values[layout.x0] = estimated(backend, layout, numbers, sample, mean, acc)
     if layout.masked:
-        for value, sources in enumerate(layout.pattern, start=layout.estimate):
+        for value, sources in enumerate(layout.sums, start=layout.x0):
             parts = [masked(values[v], given, region) for v, region in sources]
             if parts:
                 weights = [column[at + i, ...] for i in range(len(parts))]
@@ -133,36 +147,23 @@ def table_step(
             at += len(parts)
     else:
         weights = column[at:, ...]
-        backend.combinations(layout.statements, layout.wanted, values, weights, acc)
+        backend.combinations(layout.statements, layout.results, values, weights, acc)
     # the column of the end repeats the sample, whatever the network says
-    where = gathered(backend, table.where[:1, ...], state.index, sample)
-    following = backend.xp.reshape(where, tuple(state.index.shape))
-    made = [v for v in layout.picks if v == OUTPUT or v >= layout.first_draw]
+    columns = backend.xp.take(table.next_columns, backend.xp.reshape(state.index, (-1,)), axis=0)
+    next_index = backend.xp.reshape(columns, tuple(state.index.shape))
+    made = [v for v in layout.stores_from if v == OUTPUT or v >= layout.first_draw]
     stored = {v: backend.astype(values[v], dtype) for v in made}
-    new = backend.astype(values[layout.following], dtype)
-    return new, stored, backend.astype(following, state.index.dtype)
+    new = backend.astype(values[layout.next_sample], dtype)
+    return new, stored, backend.astype(next_index, state.index.dtype)
 
 
 def table_estimate(_: None, table: Table, state: State, output: Array) -> Estimate:
     """Return x0, eps and v."""
-    backend = resolve(state.sample)
-    layout, sample = table.layout, state.sample
-    acc = table.numbers.dtype
+    backend, sample = resolve(state.sample), state.sample
     column = gathered(backend, table.numbers, state.index, sample)
-    numbers = [column[i, ...] for i in range(2, 6)]
-    mean = mean_channels(layout.prediction, sample, output)
-    x0 = estimated(backend, layout, numbers, sample, mean, acc)
-    alpha, sigma = column[6, ...], column[7, ...]
-    x = backend.astype(sample, acc)
-    if layout.clean:
-        c, d = layout.prediction.output(alpha, sigma, column[0, ...])
-        said = (alpha * backend.astype(mean, acc) - c * x) / (alpha * d - sigma * c)
-        safe = backend.where(sigma > 0, sigma, backend.xp.ones_like(sigma))
-        eps = backend.where(sigma > 0, (x - alpha * x0) / safe, said)
-    else:
-        eps = (x - alpha * x0) / sigma
-    v = (alpha * eps - sigma * x0) / backend.xp.sqrt(alpha * alpha + sigma * sigma)
-    return Estimate(*(backend.astype(a, sample.dtype) for a in (x0, eps, v)))
+    numbers, weights = ([column[i, ...] for i in rows] for rows in (ESTIMATE, IMPLIED))
+    acc = table.numbers.dtype
+    return estimates(backend, table.layout, numbers, weights, sample, output, acc)
 
 
 def table_std(
@@ -179,7 +180,7 @@ def table_std(
         draws.append((layout.first_draw + k, log_range))
         at += 2 * learned
     statements = []
-    for value, sources in enumerate(layout.pattern, start=layout.estimate):
+    for value, sources in enumerate(layout.sums, start=layout.x0):
         terms = [(v, column[at + i, ...], region) for i, (v, region) in enumerate(sources)]
         statements.append((value, terms))
         at += len(sources)

@@ -30,28 +30,33 @@ import functools
 import inspect
 import math
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib.util import find_spec
 from itertools import accumulate
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import engine, ramps, samplers, spacings
-from .._messages import check_count, choose, nearest, nonnegative
-from ..backends import Backend, named, resolve
+from .. import checks, engine, samplers
+from ..backends import Backend
+from ..checks import check_count, check_nonnegative, nearest
 from ..engine.checks import backend_of, check_like
-from ..engine.rows import mean_channels, project
+from ..grids import Grid
 from ..plan import Plan, make_plan
-from ..predictions import Prediction
-from ..samplers.adaptive import orders_of
+from ..samplers.adaptive import dpm_fast_orders
 from ..schedulers.a1111 import A1111, ALIASES
-from ..schedulers.base import begins_step
-from ..schedulers.generic import Scheduler
-from ..schedules import VPSDE, Betas, Identity, Schedule
-from ..spacings import Grid
+from ..schedulers.timeline import Timeline
+from ..schedules import Identity
+from .denoisers import (
+    CLEAN,
+    Denoiser,
+    from_denoiser,
+    get_sigmas_exponential,
+    get_sigmas_karras,
+    get_sigmas_polyexponential,
+    get_sigmas_vp,
+)
 
 __all__ = [
     "FUNCTIONS",
@@ -69,7 +74,6 @@ NOISE = ("eta", "s_noise", "noise_sampler")
 CONTROL = ("rtol", "atol", "h_init", "pcoeff", "icoeff", "dcoeff", "accept_safety")
 RENAMED = {"order": "solver_order", "max_order": "solver_order"}
 DEFAULTS = {"s_noise": 1.0, "noise_sampler": None, "return_info": False}
-CLEAN = Prediction("sample")
 LEVELS = ("sigmas",)
 
 
@@ -203,7 +207,7 @@ def _sample(
     levels = _levels(**{key: rest.pop(key) for key in function.levels})
     if len(levels) == 1:
         return x  # no step
-    scale = nonnegative("s_noise", rest.get("s_noise", 1.0))
+    scale = check_nonnegative("s_noise", rest.get("s_noise", 1.0))
     # A clean estimate is noised up to the last level as on the way to a 0, which is left out then.
     split = samplers.get(function.sampler).jumps and levels[0] > levels[-1] > 0
     plan = _plan(function, [*levels, 0.0] if split else levels, rest)
@@ -237,7 +241,7 @@ def _own_names() -> Iterator[None]:
 def _levels(**given: Any) -> list[float]:
     """Return the levels of a run, one for each end of a step; the DPM functions have even ones."""
     if "sigmas" not in given:
-        ends = [nonnegative(key, given[key]) for key in ("sigma_max", "sigma_min")]
+        ends = [check_nonnegative(key, given[key]) for key in ("sigma_max", "sigma_min")]
         if 0.0 in ends or math.inf in ends or ends[0] == ends[1]:
             raise ValueError(
                 "sigma_max and sigma_min must be finite, above 0 and different, got"
@@ -252,7 +256,7 @@ def _levels(**given: Any) -> list[float]:
     except (TypeError, ValueError):
         raise TypeError(f"sigmas must be a list of numbers, got {sigmas!r}") from None
     upward = len(values) > 1 and values[-1] > values[0]
-    spacings.decreasing("sigmas", values[::-1] if upward else values, reverse=upward)
+    checks.check_decreasing("sigmas", values[::-1] if upward else values, reverse=upward)
     if min(values) < 0 or values[0] == 0:
         raise ValueError(
             f"sigmas must be at least 0, and start above it, got {values}; an inversion starts at a"
@@ -294,7 +298,7 @@ class _Loop:
     ) -> None:
         self.backend, self.model, self.x, self.plan = backend, model, x, plan
         self.extra_args, self.callback, self.s_noise = extra_args, callback, s_noise
-        self.ones = backend.put(np.ones(x.shape[0]), x, x.dtype)
+        self.ones = backend.to_device_of(np.ones(x.shape[0]), x, x.dtype)
         self.rng: Any = None
         self.step = 0  # of the grid; in an adaptive run, the evaluation
 
@@ -312,14 +316,14 @@ class _Loop:
             for lam in (lam for _, d in row.draws for lam in d.interval or ()):
                 values.setdefault(lam, math.exp(-lam))
         dtype = self.backend.accumulation(self.x.dtype)
-        table = self.backend.put(np.array([*values.values()]), self.x, dtype)
+        table = self.backend.to_device_of(np.array([*values.values()]), self.x, dtype)
         return {lam: table[k, ...] for k, lam in enumerate(values)}
 
     def level(self, lam: float) -> Array:
         """Return sigma at this lam as an array of shape ()."""
         if lam not in self.levels:  # of a step that the data chose
             dtype = self.backend.accumulation(self.x.dtype)
-            return self.backend.put(np.asarray(math.exp(-lam)), self.x, dtype)
+            return self.backend.to_device_of(np.asarray(math.exp(-lam)), self.x, dtype)
         return self.levels[lam]
 
     def take(self, noise_sampler: Any, name: str, takes: bool) -> None:
@@ -360,7 +364,7 @@ class _Loop:
             if z is not None and self.s_noise != 1.0:
                 z = tuple(backend.multiply(one, self.s_noise) for one in z)
             state = engine.step(plan, state, x0, noise=z)
-            if k + 1 == len(plan) or begins_step(plan, k + 1):
+            if k + 1 == len(plan) or plan.steps[k + 1] != plan.steps[k]:
                 bar.update(1)
         return state.sample
 
@@ -377,7 +381,7 @@ class _Loop:
             bar.update(1)
             return x0
 
-        def report(step: samplers.Report) -> None:
+        def report(step: samplers.Trial) -> None:
             info["steps"] += 1
             info["nfe"] = self.step
             info["n_accept" if step.accepted else "n_reject"] += 1
@@ -395,9 +399,10 @@ class _Loop:
 def _beginnings(plan: Plan) -> dict[int, int]:
     """Return the number of each step by the evaluation that begins it."""
     if plan.sampler == "dpm_fast":  # whose grid has a step for every evaluation
-        starts = [0, *accumulate(orders_of(len(plan)))][:-1]
+        starts = [0, *accumulate(dpm_fast_orders(len(plan)))][:-1]
     else:
-        starts = [k for k in range(len(plan)) if begins_step(plan, k)]
+        timeline = Timeline.of_evaluations(plan)
+        starts = [k for k in range(len(plan)) if timeline.begins(k)]
     return {k: i for i, k in enumerate(starts)}
 
 
@@ -458,286 +463,3 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(
         f"there is no {name!r} in {__name__}{nearest(name, __all__)}; it has {', '.join(__all__)}"
     )
-
-
-# levels
-
-
-def _placed(levels: Sequence[float] | np.ndarray, device: Any, xp: str | ModuleType | None) -> Any:
-    """Return levels and a last 0 as an array, see `get_sigmas_karras`."""
-    found = find_spec("torch") is not None
-    backend = named(xp if xp is not None else "torch" if found else "numpy")
-    host = np.array([*levels, 0.0])
-    if backend.name != "torch":
-        return backend.at(host, None if device == "cpu" else device)
-    return backend.astype(backend.at(host, device), backend.xp.get_default_dtype())
-
-
-def _between(n: int, sigma_max: Any, sigma_min: Any) -> tuple[int, float, float]:
-    """Return what a ramp goes between, checked by the names that it has here."""
-    ends = nonnegative("sigma_max", sigma_max), nonnegative("sigma_min", sigma_min)
-    return check_count("n", n), *ends
-
-
-def get_sigmas_karras(
-    n: int,
-    sigma_min: float,
-    sigma_max: float,
-    rho: float = 7.0,
-    device: Any = "cpu",
-    *,
-    xp: str | ModuleType | None = None,
-) -> Array:
-    """Return n levels from sigma_max to sigma_min (arXiv:2206.00364, eq. 5) and a 0.
-
-    This and the others are computed in float64 on the host. They are tensors of torch's default
-    dtype where torch is installed, and NumPy arrays where it is not; xp= names another framework
-    ("numpy", "jax", ...), in its widest float. device is that framework's, "cpu" its default one.
-
-    Raises:
-        ValueError: ends that are not positive, finite and in order.
-    """
-    return _placed(ramps.RAMPS["karras"](*_between(n, sigma_max, sigma_min), rho=rho), device, xp)
-
-
-def get_sigmas_exponential(
-    n: int,
-    sigma_min: float,
-    sigma_max: float,
-    device: Any = "cpu",
-    *,
-    xp: str | ModuleType | None = None,
-) -> Array:
-    """Return n levels even in log sigma and a 0; see `get_sigmas_karras`."""
-    return _placed(ramps.RAMPS["exponential"](*_between(n, sigma_max, sigma_min)), device, xp)
-
-
-def get_sigmas_polyexponential(
-    n: int,
-    sigma_min: float,
-    sigma_max: float,
-    rho: float = 1.0,
-    device: Any = "cpu",
-    *,
-    xp: str | ModuleType | None = None,
-) -> Array:
-    """Return n levels, log sigma a power of an even ramp, and a 0; see `get_sigmas_karras`."""
-    ends = _between(n, sigma_max, sigma_min)
-    return _placed(ramps.RAMPS["polyexponential"](*ends, rho=rho), device, xp)
-
-
-def get_sigmas_vp(
-    n: int,
-    beta_d: float = 19.9,
-    beta_min: float = 0.1,
-    eps_s: float = 1e-3,
-    device: Any = "cpu",
-    *,
-    xp: str | ModuleType | None = None,
-) -> Array:
-    """Return n levels even in the VP SDE's time, 1 to eps_s, and a 0; see `get_sigmas_karras`."""
-    beta_d, beta_min = nonnegative("beta_d", beta_d), nonnegative("beta_min", beta_min)
-    sde = VPSDE(beta_min=beta_min, beta_max=beta_min + beta_d)
-    ends = _between(n, sde.ratio_at(1.0), sde.ratio_at(nonnegative("eps_s", eps_s)))
-    return _placed(ramps.RAMPS["vp"](*ends, beta_d=beta_d, beta_min=beta_min), device, xp)
-
-
-# denoisers
-
-# (alpha x0 + sigma eps) / alpha = x0 + ratio eps: 1 / alpha in each frame, of numbers or arrays
-SIZES: dict[str, Callable[[Any, float], Any]] = {
-    "vp": lambda r, data: (1 + r * r) ** 0.5,
-    "ve": lambda r, data: 1.0,
-    "flow": lambda r, data: 1 + r,
-    "trig": lambda r, data: (1 + (r / data) ** 2) ** 0.5,
-}
-
-
-class Denoiser:
-    """A network, of any prediction type and schedule, as k-diffusion calls one.
-
-    `denoiser(x, sigma, **extra_args)` returns the clean estimate of x = x0 + sigma eps. It scales x
-    as the network was trained to see it, turns sigma into its time, and its output into x0, with
-    the clipping and boundary that the scheduler's configuration has. With it the functions here,
-    and k-diffusion's, run any model that cmsched knows: k-diffusion's `DiscreteEpsDDPMDenoiser` is
-    that of a scheduler of betas and "epsilon", `DiscreteVDDPMDenoiser` that of "v_prediction",
-    `VDenoiser` that of `cmsched.Scheduler(schedule="cosine", prediction_type="v_prediction")`.
-
-    Args:
-        model: `model(x, t, **extra_args)` returns the network's output; t has the shape of sigma.
-        scheduler: any of cmsched's for continuous samples; its schedule and prediction count.
-        quantize: tell the network the nearest training step, an integer, where the schedule is a
-            table of betas. Otherwise times lie between, log-linear in sigma.
-        device: of `sigmas` and `get_sigmas`, see `get_sigmas_karras`; as is xp.
-        xp: the framework of these.
-
-    Times of a table are found on the device. Of a schedule given by a formula, sigma is read on the
-    host in each call, which waits for the device, and cannot be inside `jit`.
-    """
-
-    def __init__(
-        self,
-        model: Callable[..., Array],
-        scheduler: Any,
-        *,
-        quantize: bool = False,
-        device: Any = "cpu",
-        xp: str | ModuleType | None = None,
-    ) -> None:
-        schedule = getattr(scheduler, "schedule", None)
-        prediction = getattr(scheduler, "prediction", None)
-        if not isinstance(schedule, Schedule) or not isinstance(prediction, Prediction):
-            raise TypeError(
-                f"scheduler must be one of cmsched's for continuous samples, got {scheduler!r:.200}"
-            )
-        if quantize and not isinstance(schedule, Betas):
-            raise ValueError(
-                f"quantize=True needs a table of training steps, but {type(schedule).__name__} has"
-                " times between any two; leave it out"
-            )
-        self.inner_model, self.schedule, self.prediction = model, schedule, prediction
-        self.quantize, self._device, self._xp = quantize, device, xp
-
-    def __call__(self, x: Array, sigma: Array, **extra_args: Any) -> Array:
-        """Return the clean estimate, like x; sigma has shape (batch,) or (), or is a number."""
-        backend, schedule, says = backend_of("x", x), self.schedule, self.prediction
-        acc = backend.accumulation(x.dtype)
-        if isinstance(sigma, int | float | np.generic):
-            sigma = backend.put(np.asarray(nonnegative("sigma", sigma)), x, acc)
-        if (other := backend_of("sigma", sigma)) is not backend:
-            raise TypeError(
-                f"sigma is an array of {other.name}, x one of {backend.name}: convert one"
-            )
-        sigma = backend.astype(sigma, acc)
-        t = self.sigma_to_t(sigma)
-        ones = (1,) * (len(x.shape) - len(sigma.shape))
-        ratio = backend.xp.reshape(sigma, (*sigma.shape, *ones))
-        data = schedule.sigma_data
-        alpha = 1 / SIZES[schedule.frame](ratio, data)
-        level = ratio * alpha
-        scale = 1 / ((alpha * data) ** 2 + level**2) ** 0.5 if data else 1.0
-        own = backend.astype(x, acc) * alpha
-        output = self.inner_model(backend.astype(own * scale, x.dtype), t, **extra_args)
-        mean = backend.astype(mean_channels(says, x, output), acc)
-        weight, part = says.weights(CLEAN, alpha, level, scale)
-        x0 = mean * weight + own * part
-        if says.type == "consistency":  # which is the identity where it ends
-            x0 = backend.where(ratio > says.sigma_min, x0, backend.astype(x, acc))
-        x0 = project(backend, says, x0)
-        if says.timestep_scaling is not None:
-            at: Any = SimpleNamespace(t=backend.xp.reshape(t, ratio.shape))
-            skip, out = says.boundary(at)
-            x0 = skip * own + out * x0
-        return backend.astype(x0, x.dtype)
-
-    @functools.cached_property
-    def _ratios(self) -> np.ndarray:
-        """The levels of all training steps, increasing; a last infinite one as the field has it."""
-        count = getattr(self.schedule, "num_train_timesteps", 1000)
-        points = spacings.place("normal", count, self.schedule)[::-1]
-        return np.minimum([p.ratio for p in points], spacings.HIGHEST)
-
-    @functools.cached_property
-    def sigmas(self) -> Array:
-        """The levels of all training steps, increasing (of 1000 even times, where times go on)."""
-        return _placed(self._ratios, self._device, self._xp)[:-1]
-
-    @property
-    def sigma_min(self) -> Array:
-        """The lowest of `sigmas`."""
-        return self.sigmas[0]
-
-    @property
-    def sigma_max(self) -> Array:
-        """The highest of `sigmas`."""
-        return self.sigmas[-1]
-
-    def get_sigmas(self, n: int | None = None) -> Array:
-        """Return n levels at even times and a 0, noisiest first; all of `sigmas` if n is None."""
-        if n is None:
-            return _placed(self._ratios[::-1], self._device, self._xp)
-        points = spacings.place("normal", n, self.schedule)
-        levels = [min(p.ratio, spacings.HIGHEST) for p in points]
-        return _placed(levels, self._device, self._xp)
-
-    def sigma_to_t(self, sigma: Array, quantize: bool | None = None) -> Array:
-        """Return the network's time at each level, like sigma; integers if they are quantized."""
-        backend = resolve(sigma)
-        if not isinstance(self.schedule, Betas):
-            return self._on_host(sigma, self.schedule.time_at)
-        xp, last = backend.xp, len(self._ratios) - 1
-        logs = backend.put(np.log(self._ratios), sigma, sigma.dtype)
-        flat = xp.reshape(xp.log(backend.clip(sigma, 1e-10, spacings.HIGHEST)), (-1,))
-        low = xp.searchsorted(logs, flat, side="right") - 1
-        low = backend.clip(low, 0, max(last - 1, 0))
-        ends = xp.take(logs, low), xp.take(logs, backend.clip(low + 1, 0, last))
-        part = (flat - ends[0]) / (ends[1] - ends[0] if last else 1.0)
-        t = backend.astype(low, sigma.dtype) + backend.clip(part, 0.0, 1.0)
-        if self.quantize if quantize is None else quantize:  # in log sigma, as the part is
-            t = backend.astype(xp.floor(t + 0.5), backend.default_int)
-        return xp.reshape(t, sigma.shape)
-
-    def t_to_sigma(self, t: Array) -> Array:
-        """Return the level at each time, like t; log-linear between the steps of a table."""
-        backend = resolve(t)
-        if not isinstance(self.schedule, Betas):
-            return self._on_host(t, self.schedule.ratio_at)
-        xp, last = backend.xp, len(self._ratios) - 1
-        floating = "float" in backend.dtype_name(t.dtype)
-        dtype = t.dtype if floating else backend.dtype("float32")
-        logs = backend.put(np.log(self._ratios), t, dtype)
-        flat = backend.clip(xp.reshape(backend.astype(t, dtype), (-1,)), 0.0, float(last))
-        low = xp.floor(flat)
-        index = backend.astype(low, backend.default_int)
-        ends = xp.take(logs, index), xp.take(logs, backend.clip(index + 1, 0, last))
-        return xp.reshape(xp.exp(ends[0] + (flat - low) * (ends[1] - ends[0])), t.shape)
-
-    def _on_host(self, values: Array, rule: Callable[[float], float]) -> Array:
-        host = np.asarray(spacings.host(values), dtype=np.float64)
-        found = np.array([rule(v) for v in host.reshape(-1).tolist()]).reshape(host.shape)
-        return resolve(values).put(found, values, values.dtype)
-
-
-def from_denoiser(
-    denoiser: Callable[..., Array],
-    sampler: str = "dpmpp_multistep",
-    *,
-    extra_args: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> tuple[Callable[[Array, Array], Array], Scheduler]:
-    """Return (model, scheduler) of a k-diffusion denoiser, for `cmsched.sample` and all the rest.
-
-        model, scheduler = from_denoiser(denoiser, "heun")
-        x = cmsched.sample(model, scheduler.plan(20), noise, rng=0)
-
-    The noise is of unit size, and the network's time is sigma.
-
-    Args:
-        denoiser: `denoiser(x, sigma, **extra_args)` returns the clean estimate. Where it has
-            sigma_min and sigma_max, the levels lie between these.
-        sampler: a registered name (`cmsched.samplers.REGISTRY`).
-        extra_args: keywords for the denoiser.
-        options: others of `cmsched.Scheduler` (sampler_options, spacing, ...), by default Karras
-            spacing.
-
-    Raises:
-        ValueError, TypeError: options that `cmsched.Scheduler` refuses.
-    """
-    choose("sampler", sampler, samplers.REGISTRY)
-    fixed = {"schedule": "identity", "prediction_type": "sample", "sampler": sampler}
-    for name in fixed:
-        if name in options:
-            raise TypeError(f"{name} is a denoiser's own, {fixed[name]!r}; leave it out")
-    ends = {
-        name: float(getattr(denoiser, name))
-        for name in ("sigma_min", "sigma_max")
-        if hasattr(denoiser, name)
-    }
-    keywords = dict(extra_args or {})
-
-    def model(x: Array, t: Array) -> Array:
-        backend = resolve(x)
-        ones = backend.put(np.ones(x.shape[0]), x, x.dtype)
-        return denoiser(x, backend.astype(ones * t, x.dtype), **keywords)
-
-    return model, Scheduler(**{"spacing": "karras", **ends, **options, **fixed})

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .._messages import nearest
+from ..checks import nearest
 from ..noise import standard_normal
 from ..plan import Plan
 
@@ -140,13 +140,11 @@ def normals(plan: Plan, noise: np.ndarray, rng: Any) -> np.ndarray:
     Raises:
         TypeError: the sampler has no table.
     """
-    plan.check_traced()
+    _ = plan.layout  # which raises where there is no table
     each = [plan.start.draws, *(row.draws for row in plan.rows)]
     draws = [(i, d) for i, row in enumerate(each) for _, d in row]
     ranks = 1 + max((d.rank for _, d in draws), default=-1)
     drawn = np.zeros((len(plan) + 1, ranks, *noise.shape), noise.dtype)
     for i, d in draws:
-        drawn[i, d.rank] = standard_normal(
-            rng, noise.shape, noise.dtype, noise, row=i, rank=d.rank, interval=d.interval
-        )
+        drawn[i, d.rank] = standard_normal(rng, noise, i, rank=d.rank, interval=d.interval)
     return drawn

@@ -3,208 +3,42 @@
 A sampler is a generator `loop(x, grid, noise, **options)`. It yields where it wants the network
 evaluated and gets back the array that stands there and the network's clean-sample estimate:
 
-    x, x0      = yield x, a             evaluate at point a
-    x, x0, eps = yield Raw(x, a)        the noise estimate as well, before x0 was clipped
-    x          = yield Keep(x)          store this as one array (a hint: it changes no result)
-    size       = yield Size(x)          its root mean square (only in loops with traced=False)
-    yield Report(...)                   what was tried, for who watches (only in such loops)
-    z          = noise(a, b)            Brownian increment from a to b, as a unit normal
-    z          = noise()                an independent unit normal
+    x, x0      = yield x, a                       evaluate at point a
+    x, x0, eps = yield Evaluate(x, a, eps=True)   the noise estimate as well, before x0 was clipped
+    x          = yield Store(x)                   store this as one array (it changes no result)
+    size       = yield Rms(x)                     its root mean square (only if traced=False)
+    yield Trial(...)                              a step that was tried (only if traced=False)
+    z          = noise(a, b)                      Brownian increment from a to b, as a unit normal
+    z          = noise()                          an independent unit normal
 
 and returns the final sample. It may use only +, -, * and / by numbers on arrays (unless it is not
 traced); whatever depends on the step is decided on the host. Loops are in native (alpha, sigma)
 form, so they hold in every frame, and a deterministic one walks up from data to noise as well,
 between finite levels above 0.
+
+The families, one file each:
+
+    first_order   Euler, DDIM, DDPM, consistency models, LCM, TCD, SDE solvers
+    multistep     DPM-Solver and DPM-Solver++ multistep (2M, 3M) and their SDEs
+    runge_kutta   Heun, DPM2, DPM++ 2S and SDE, singlestep DPM-Solver and DPM-Solver++
+    adams         LMS, iPNDM, DEIS, PNDM, PLMS
+    unipc         UniPC; `unic` is its corrector, for every deterministic sampler
+    adaptive      DPM fast and DPM adaptive, which choose their own steps
+    repaint       RePaint
 """
 
-import functools
-import inspect
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from . import adams, adaptive, first_order, multistep, repaint, runge_kutta, unipc  # noqa: F401
+from .registry import REGISTRY, Loop, Sampler, get, register
+from .requests import Evaluate, Rms, Store, Trial
 
-from .._messages import check_count, choose, nearest, nonnegative
-from ..schedules import Point
-
-__all__ = ["REGISTRY", "Keep", "Loop", "Raw", "Report", "Sampler", "Size", "get", "register"]
-
-Loop = Callable[..., Generator[Any, Any, Any]]
-
-
-class Raw(NamedTuple):
-    """A request for an evaluation that also returns eps of the estimate before it is projected."""
-
-    x: Any
-    point: Point
-
-
-class Keep(NamedTuple):
-    """A request to store a combination as one array."""
-
-    x: Any
-
-
-class Size(NamedTuple):
-    """A request for the root mean square over "all", each "sample", or the mean over a "batch"."""
-
-    x: Any
-    over: str = "all"
-
-
-class Report(NamedTuple):
-    """What an adaptive loop says of a step that it tried: where it is now, and what comes next."""
-
-    x: Any
-    point: Point
-    error: float  # of the step, in units of what was allowed
-    h: float  # the length in lam that is tried next
-    accepted: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Sampler:
-    """A registry entry: what is known of a sampler, all of it tested.
-
-    Args:
-        name: the short name.
-        loop: the generator function.
-        paper: source, with its algorithm or equation.
-        order: of convergence, or a function of the options.
-        smooth: whether that order needs steps whose lengths in lam vary smoothly, or a function of
-            the options.
-        jumps: whether the network is a consistency function, which goes to the end of the grid.
-        stored: arrays kept between evaluations at most, or a function of the options.
-        evaluations: network calls per step.
-        stochastic: whether it draws, or a function of the options.
-        exact: whether, with exact estimates, every step keeps the marginals exact, or a function
-            of the options.
-        singular: whether it can start where alpha = 0 and end where sigma = 0, or a function of the
-            options.
-        given: names of arrays the caller passes in `given=`.
-        traced: False for a loop whose control flow depends on data.
-        options: defaults of the loop's keyword options, read from its signature.
-        choices: the values that an option may have; one whose default is a float may have any
-            number of at least 0, an integer any of at least 1.
-        variants: option sets that the tests visit.
-
-    A deterministic sampler of one evaluation a step also has the option `corrector`: "unic" raises
-    its order by one (arXiv:2302.04867), see `unipc.corrected`; options of the sampler "unipc", as
-    pairs, say which UniC.
-    """
-
-    name: str
-    loop: Loop
-    paper: str
-    order: float | Callable[[Mapping[str, Any]], float] = 1
-    smooth: bool | Callable[[Mapping[str, Any]], bool] = False
-    jumps: bool = False
-    stored: int | Callable[[Mapping[str, Any]], int] = 0
-    evaluations: int = 1
-    stochastic: bool | Callable[[Mapping[str, Any]], bool] = False
-    exact: bool | Callable[[Mapping[str, Any]], bool] = True
-    singular: bool | Callable[[Mapping[str, Any]], bool] = True
-    given: tuple[str, ...] = ()
-    traced: bool = True
-    options: Mapping[str, Any] = field(default_factory=dict)
-    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    variants: tuple[Mapping[str, Any], ...] = ({},)
-
-    def complete(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options with defaults filled in.
-
-        Raises:
-            TypeError: an unknown option, or not a number where one is needed.
-            ValueError: a value that the option cannot have.
-        """
-        for name in options:
-            if name not in self.options:
-                close = nearest(name, self.options)
-                raise TypeError(f"sampler {self.name!r} has no option {name!r}{close}")
-        complete = {**self.options, **options}
-        for name, value in complete.items():
-            if name == "corrector" and isinstance(value, tuple | list | Mapping):
-                continue  # below
-            if name in self.choices:
-                choose(name, value, self.choices[name])
-                complete[name] = self.choices[name][self.choices[name].index(value)]
-            elif isinstance(self.options[name], float):
-                complete[name] = nonnegative(name, value)
-            elif type(self.options[name]) is int:
-                complete[name] = check_count(name, value)
-            elif isinstance(self.options[name], bool) and not isinstance(value, bool):
-                raise TypeError(f"{name} must be True or False, got {value!r}")
-        if not isinstance(complete.get("corrector"), str | None):
-            complete["corrector"] = tuple(self._corrector(complete).items()) or None
-        if complete.get("corrector") and self.trait("stochastic", {**complete, "corrector": None}):
-            raise ValueError(
-                f"corrector={complete['corrector']!r} needs a deterministic step, but {self.name!r}"
-                " draws noise with these options; set eta (or s_churn) to 0"
-            )
-        return complete
-
-    def trait(self, name: str, options: Mapping[str, Any] | None = None) -> Any:
-        """Return a trait (order, smooth, stored, stochastic, exact, singular) for these options."""
-        value, complete = getattr(self, name), self.complete(options or {})
-        value = value(complete) if callable(value) else value
-        unic = self._corrector(complete)
-        if unic and name == "order" and unic["disable_corrector"] is not True:
-            return min(value, unic["solver_order"]) + 1
-        return value + unic["solver_order"] if unic and name == "stored" else value
-
-    def _corrector(self, complete: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options of the corrector, by default of the same order; none if it is off."""
-        chosen = complete.get("corrector")
-        if not chosen:
-            return {}
-        own = {} if chosen == "unic" else dict(chosen)
-        order = int(self.trait("order", {**complete, "corrector": None}))
-        return REGISTRY["unipc"].complete({"solver_order": max(order, 1), **own})
-
-    def start(
-        self, x: Any, grid: Any, noise: Any, options: Mapping[str, Any], **given: Any
-    ) -> Generator[Any, Any, Any]:
-        """Return the loop, begun on x, with its corrector if the options name one."""
-        unic = self._corrector(options)
-        plain = {name: value for name, value in options.items() if name != "corrector"}
-        loop = self.loop(x, grid, noise, **given, **plain)
-        return unipc.corrected(loop, grid, **unic) if unic else loop
-
-
-REGISTRY: dict[str, Sampler] = {}
-
-
-def register(name: str, **traits: Any) -> Callable[[Loop], Loop]:
-    """Return a decorator that enters a loop into the registry.
-
-    Args:
-        name: the short name.
-        traits: fields of `Sampler`; `defaults`, which overrides those of the loop's signature;
-            `fixed`, values of keywords that are then no options; and `correctable=False` where
-            `corrector` makes no sense (see `Sampler`).
-    """
-    given = traits.get("given", ())
-    defaults, fixed = traits.pop("defaults", {}), traits.pop("fixed", {})
-    if traits.pop("correctable", not given and traits.get("evaluations", 1) == 1):
-        defaults = {**defaults, "corrector": None}
-        traits["choices"] = {**traits.get("choices", {}), "corrector": (None, "unic")}
-
-    def enter(loop: Loop) -> Loop:
-        parameters = inspect.signature(loop).parameters.values()
-        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-        options = {p.name: p.default for p in keywords if p.name not in (*given, *fixed)} | defaults
-        bound = functools.partial(loop, **fixed) if fixed else loop
-        REGISTRY[name] = Sampler(name, bound, options=MappingProxyType(options), **traits)
-        return loop
-
-    return enter
-
-
-def get(name: str) -> Sampler:
-    """Return a registered sampler; an unknown name raises ValueError with the nearest one."""
-    choose("sampler", name, REGISTRY)
-    return REGISTRY[name]
-
-
-# the families register themselves
-from . import adams, adaptive, first_order, multistep, repaint, runge_kutta, unipc  # noqa: E402, F401
+__all__ = [
+    "REGISTRY",
+    "Evaluate",
+    "Loop",
+    "Rms",
+    "Sampler",
+    "Store",
+    "Trial",
+    "get",
+    "register",
+]

@@ -5,8 +5,9 @@ from typing import Any
 
 from ..predictions import PREDICTION_TYPES, Prediction
 from ..schedules import Point
-from . import Raw, Size, register
-from .formulas import ancestral, coordinates, langevin, shrink
+from .formulas import ancestral, decay, flow_coordinates, langevin_step
+from .registry import register
+from .requests import Evaluate, Rms
 
 
 @register(
@@ -29,13 +30,13 @@ from .formulas import ancestral, coordinates, langevin, shrink
     ),
 )
 def ddim(x, grid, noise, *, eta=0.0, use_clipped_model_output=False):
-    """x_b = alpha_b x0 + sqrt(sigma_b^2 - std^2) eps + std z, std = eta sigma_b sqrt(1 - rho^2).
+    """DDIM: x_b = alpha_b x0 + sqrt(sigma_b^2 - std^2) eps + std z.
 
-    With eta = 0 it is Euler's method in sigma / alpha, with eta = 1 the ancestral step; a larger
-    eta is cut where std reaches sigma_b.
+    std = eta sigma_b sqrt(1 - rho^2), rho = e^(lam_a - lam_b). With eta = 0 it is Euler's method in
+    sigma / alpha, with eta = 1 the ancestral step; a larger eta is cut where std reaches sigma_b.
     """
     for a, b in grid.steps():
-        x, x0, eps = yield Raw(x, a)
+        x, x0, eps = yield Evaluate(x, a, eps=True)
         if use_clipped_model_output:
             eps = (x - a.alpha * x0) / a.sigma
         down, up = ancestral(a, b, eta)
@@ -55,9 +56,9 @@ VARIANCES = (
 )
 
 
-def variances(a: Point, b: Point) -> tuple[float, float]:
+def variance_bounds(a: Point, b: Point) -> tuple[float, float]:
     """Return the bounds of DDPM's variance, the posterior's and beta, above 0 for their logs."""
-    _, fresh = shrink(a, b)
+    _, fresh = decay(a, b)
     return max(b.sigma**2 * fresh, 1e-20), max(a.sigma**2 * fresh, 1e-20)
 
 
@@ -70,16 +71,16 @@ def variances(a: Point, b: Point) -> tuple[float, float]:
     variants=tuple({"variance": v} for v in VARIANCES),
 )
 def ddpm(x, grid, noise, *, variance="fixed_small", draw_last=False):
-    """x_b = alpha_b (1 - rho^2) x0 + (sigma_b / sigma_a) rho x + std z, rho = e^(lam_a - lam_b).
+    """DDPM: x_b = alpha_b (1 - rho^2) x0 + (sigma_b / sigma_a) rho x + std z.
 
-    std^2 is the posterior's sigma_b^2 (1 - rho^2) (fixed_small), or beta = sigma_a^2 (1 - rho^2)
-    (fixed_large), or between the two as the network says. The last step draws nothing (with
-    draw_last it does, as in the reference, which tests t > 0).
+    rho = e^(lam_a - lam_b). std^2 is the posterior's sigma_b^2 (1 - rho^2) (fixed_small), or
+    beta = sigma_a^2 (1 - rho^2) (fixed_large), or between the two as the network says. The last
+    step draws nothing (with draw_last it does, as in the reference, which tests t > 0).
     """
     for a, b in grid.steps():
         x, x0 = yield x, a
-        rho, fresh = shrink(a, b)
-        small, large = variances(a, b)
+        rho, fresh = decay(a, b)
+        small, large = variance_bounds(a, b)
         x = (b.alpha * fresh) * x0 + (b.sigma / a.sigma * rho) * x
         if b.sigma > 0 or (draw_last and a.t > 0):
             if variance == "learned_range":
@@ -105,21 +106,21 @@ def churn(x, a, grid, noise, s_churn, s_tmin, s_tmax, s_noise):
     return (hat.alpha / a.alpha) * x + std * noise(), hat
 
 
-def churned(options):
-    """Whether these options noise up at all."""
+def churns(options):
+    """Whether these options add noise at all."""
     return options["s_churn"] > 0
 
 
-def unchanged(options):
-    """Whether the noise that is added has the variance that the level asks for."""
-    return options["s_noise"] == 1 or not churned(options)
+def exact_churn(options):
+    """Whether the noise that is added, if any, has the variance that the level asks for."""
+    return options["s_noise"] == 1 or not churns(options)
 
 
 @register(
     "euler",
     paper="arXiv:2206.00364, algorithm 2 without its second stage",
-    stochastic=churned,
-    exact=unchanged,
+    stochastic=churns,
+    exact=exact_churn,
     variants=(
         {},
         {"s_churn": 5.0},
@@ -127,7 +128,7 @@ def unchanged(options):
     ),
 )
 def euler(x, grid, noise, *, s_churn=0.0, s_tmin=0.0, s_tmax=math.inf, s_noise=1.0):
-    """x_b = alpha_b x0 + (sigma_b / sigma_a) (x - alpha_a x0): Euler's method in sigma / alpha."""
+    """Euler's method in sigma / alpha: x_b = alpha_b x0 + (sigma_b / sigma_a) (x - alpha_a x0)."""
     for a, b in grid.steps():
         x, a = churn(x, a, grid, noise, s_churn, s_tmin, s_tmax, s_noise)
         x, x0 = yield x, a
@@ -138,8 +139,8 @@ def euler(x, grid, noise, *, s_churn=0.0, s_tmin=0.0, s_tmax=math.inf, s_noise=1
 @register(
     "euler_late_churn",
     paper="the reference EulerDiscreteScheduler, which noises up after the evaluation",
-    stochastic=churned,
-    exact=lambda o: not churned(o),
+    stochastic=churns,
+    exact=lambda o: not churns(o),
     choices={"prediction_type": PREDICTION_TYPES},
     variants=({}, {"s_churn": 5.0}, {"s_churn": 40.0, "prediction_type": "v_prediction"}),
 )
@@ -188,9 +189,9 @@ def euler_late_churn(
     variants=({}, {"s_noise": 1.007}),
 )
 def consistency(x, grid, noise, *, s_noise=1.0):
-    """x_b = alpha_b (x0 + s_noise sqrt(r_b^2 - r_end^2) z), r = sigma / alpha.
+    """Consistency models, LCM: to the end in one jump, then noised up again to the next level.
 
-    To the end in one jump, then noised up again to the next level.
+    x_b = alpha_b (x0 + s_noise sqrt(r_b^2 - r_end^2) z), r = sigma / alpha.
     """
     end = grid.points[-1].ratio
     for a, b in grid.steps():
@@ -201,16 +202,16 @@ def consistency(x, grid, noise, *, s_noise=1.0):
     return x
 
 
-def landing(grid: Any, b: Point, eta: float) -> Point:
-    """Return where the deterministic part of TCD's step to b ends."""
+def tcd_target(grid: Any, b: Point, eta: float) -> Point:
+    """Return the point at the time (1 - eta) t_b, to which TCD's step to b is deterministic."""
     if b == grid.points[-1] or not eta:
         return b
     if eta > 1:
         raise ValueError(f"eta is the part of a time, in [0, 1], got {eta}")
-    past: Point = grid.at_time((1 - eta) * b.t)
-    if past.ratio > b.ratio:
+    target: Point = grid.at_time((1 - eta) * b.t)
+    if target.ratio > b.ratio:
         raise ValueError("tcd needs model times that are 0 where there is no noise")
-    return past
+    return target
 
 
 @register(
@@ -221,14 +222,14 @@ def landing(grid: Any, b: Point, eta: float) -> Point:
     variants=({}, {"eta": 0.0}),
 )
 def tcd(x, grid, noise, *, eta=0.3):
-    """Deterministic to the time (1 - eta) t_b, then noised up to t_b (gamma in the paper)."""
+    """TCD: DDIM to the time (1 - eta) t_b (gamma in the paper), then noised up to t_b."""
     for a, b in grid.steps():
-        x, x0, eps = yield Raw(x, a)
-        past = landing(grid, b, eta)
-        x = past.alpha * x0 + past.sigma * eps
-        if past != b:
-            part = b.alpha / past.alpha
-            x = part * x + math.sqrt(b.sigma**2 - (part * past.sigma) ** 2) * noise(past, b)
+        x, x0, eps = yield Evaluate(x, a, eps=True)
+        target = tcd_target(grid, b, eta)
+        x = target.alpha * x0 + target.sigma * eps
+        if target != b:
+            part = b.alpha / target.alpha
+            x = part * x + math.sqrt(b.sigma**2 - (part * target.sigma) ** 2) * noise(target, b)
     return x
 
 
@@ -240,9 +241,10 @@ def tcd(x, grid, noise, *, eta=0.3):
     singular=False,
 )
 def euler_maruyama(x, grid, noise, *, dt=0.0):
-    """x_b = x - (f x - g^2 score) dt + g sqrt(dt) z, with the drift f and diffusion g at t_a.
+    """Euler-Maruyama: x_b = x - (f x - g^2 score) dt + g sqrt(dt) z.
 
-    dt is t_a - t_b, or what is given: published code steps by 1 / n wherever the times lie.
+    f and g are the drift and the diffusion at t_a. dt is t_a - t_b, or what is given: published
+    code steps by 1 / n wherever the times lie.
     """
     for a, b in grid.steps():
         if a.alpha == 0:
@@ -268,15 +270,15 @@ def euler_maruyama(x, grid, noise, *, dt=0.0):
     variants=({}, {"eta": 0.0}),
 )
 def flow_sde(x, grid, noise, *, eta=0.7):
-    """Euler-Maruyama in the time of a flow, s = sigma / (alpha + sigma), of the SDE with its law.
+    """Flow-GRPO: Euler-Maruyama on the SDE of a flow in its time s = sigma / (alpha + sigma).
 
     u_b = u - (v + g^2 eps / (2 s)) ds + g sqrt(ds) z, u = x / (alpha + sigma), g^2 = eta^2 s /
     (1 - s), where 1 - s is that of the step's end if s = 1. Noise is added in every step, the last
     one too, as where the likelihood of each step is needed.
     """
     for a, b in grid.steps():
-        x, x0, eps = yield Raw(x, a)
-        (ca, sa), (cb, sb) = coordinates(a, "flow"), coordinates(b, "flow")
+        x, x0, eps = yield Evaluate(x, a, eps=True)
+        (ca, sa), (cb, sb) = flow_coordinates(a), flow_coordinates(b)
         step, odds = sa - sb, eta**2 / (1 - (sa if sa < 1 - 1e-6 else sb))
         x = (cb / ca) * x - (cb * step) * (eps - x0 + (0.5 * odds) * eps)
         if eta > 0:
@@ -302,12 +304,12 @@ def predictor_corrector(x, grid, noise, *, snr=0.15, correct_steps=1, per_sample
     over = "sample" if per_sample else "batch"
     for a, b in grid.steps():
         for _ in range(correct_steps):
-            x, _, eps = yield Raw(x, a)
+            x, _, eps = yield Evaluate(x, a, eps=True)
             score, z = -1 / a.sigma * eps, noise()
-            size = snr * (yield Size(z, over)) / (yield Size(score, over))
-            x = langevin(x, score, z, size)
+            size = snr * (yield Rms(z, over)) / (yield Rms(score, over))
+            x = langevin_step(x, score, z, size)
         x, x0 = yield x, a
-        rho, fresh = shrink(a, b)
+        rho, fresh = decay(a, b)
         x = (b.alpha * fresh) * x0 + (b.sigma / a.sigma * rho) * x
         if b.sigma > 0:
             x = x + (b.alpha * a.ratio * math.sqrt(fresh)) * noise(a, b)

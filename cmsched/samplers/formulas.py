@@ -1,4 +1,4 @@
-"""The mathematics that loops share: ancestral split, exponential-integrator and Adams weights."""
+"""What loops share: the ancestral split, exact steps, exponential-integrator and Adams weights."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +11,10 @@ from ..schedules import Point
 
 Nodes = list[tuple[float, Any]]  # (lam or ratio, value), newest first
 
+# noise
 
-def shrink(a: Point, b: Point) -> tuple[float, float]:
+
+def decay(a: Point, b: Point) -> tuple[float, float]:
     """Return rho = e^(lam_a - lam_b), the share of the noise that a step keeps, and 1 - rho^2."""
     gap = min(a.lam - b.lam, 0.0)
     return math.exp(gap), -math.expm1(2 * gap)
@@ -23,13 +25,27 @@ def ancestral(a: Point, b: Point, eta: float) -> tuple[float, float]:
 
     up = eta sigma_b sqrt(1 - rho^2), at most sigma_b (arXiv:2010.02502, eq. 16, in any frame).
     """
-    rho, fresh = shrink(a, b)
+    rho, fresh = decay(a, b)
     up = b.sigma * min(eta * math.sqrt(fresh), 1.0)
     # sigma_b^2 - up^2 without its cancellation
     return b.sigma * math.sqrt(max((1 - eta) * (1 + eta) + (eta * rho) ** 2, 0.0)), up
 
 
-def carry(x: Any, eps: Any, a: Point, b: Point, sigma: float | None = None) -> Any:
+def forward_kernel(a: Point, b: Point) -> tuple[float, float]:
+    """Return part and std of x_b = part x_a + std z, the forward process from a up to b."""
+    part = b.alpha / a.alpha
+    return part, math.sqrt(max(b.sigma**2 - (part * a.sigma) ** 2, 0.0))
+
+
+def langevin_step(x: Any, score: Any, z: Any, size: Any) -> Any:
+    """Return x + 2 size^2 score + 2 size z, Langevin's step (arXiv:2011.13456, algorithm 4)."""
+    return x + 2 * size * size * score + 2 * size * z
+
+
+# first order
+
+
+def ddim_step(x: Any, eps: Any, a: Point, b: Point, sigma: float | None = None) -> Any:
     """Move x from a to b (or to another sigma there) along a constant eps: DDIM's exact step.
 
     It is written without x0, which a combination of several eps does not have; not from alpha = 0.
@@ -38,111 +54,128 @@ def carry(x: Any, eps: Any, a: Point, b: Point, sigma: float | None = None) -> A
     return (b.alpha / a.alpha) * x + (sigma - a.sigma * (b.alpha / a.alpha)) * eps
 
 
-def noised(a: Point, b: Point) -> tuple[float, float]:
-    """Return part and std of x_b = part x_a + std z, the forward process from a up to b."""
-    part = b.alpha / a.alpha
-    return part, math.sqrt(max(b.sigma**2 - (part * a.sigma) ** 2, 0.0))
+def ratio_coordinates(at: Point) -> tuple[float, float]:
+    """Return (c, s) of u = x / c = x0 + s eps, s = sigma / alpha: du/ds = (u - x0) / s."""
+    return at.alpha, at.ratio
 
 
-def langevin(x: Any, score: Any, z: Any, size: Any) -> Any:
-    """Return x + 2 size^2 score + 2 size z, Langevin's step (arXiv:2011.13456, algorithm 4)."""
-    return x + 2 * size * size * score + 2 * size * z
-
-
-def coordinates(at: Point, variable: str) -> tuple[float, float]:
-    """Return (c, s) of the form u = x / c = (..) x0 + s eps with du/ds = (u - x0) / s.
-
-    "ratio": u = x0 + s eps, s = sigma / alpha; "flow": u = (1 - s) x0 + s eps.
-    """
-    if variable == "ratio":
-        return at.alpha, at.ratio
+def flow_coordinates(at: Point) -> tuple[float, float]:
+    """Return (c, s) of u = x / c = (1 - s) x0 + s eps, the time of a flow: du/ds = (u - x0) / s."""
     return at.alpha + at.sigma, at.sigma / (at.alpha + at.sigma)
 
 
-def remainder(m: int, k: float) -> float:
-    """1 - (1 - e^-k) / k for m = 1, 1/2 - that / k for m = 2: -sum of (-k)^j / (j + m)!, j >= 1."""
-    if abs(k) < 0.5:  # the closed forms cancel
-        return -sum((-k) ** j / math.factorial(j + m) for j in range(1, 16))
-    first = 1.0 + math.expm1(-k) / k
-    return first if m == 1 else 0.5 - first / k
+# DPM-Solver: an exponential integrator over lam, by differences of the latest estimates
+
+
+def phi_1(k: float) -> float:
+    """Return e^-k - 1."""
+    return math.expm1(-k)
+
+
+def phi_2(k: float) -> float:
+    """Return phi_1 / k + 1."""
+    if abs(k) < 0.5:  # where the closed form cancels
+        return -sum((-k) ** j / math.factorial(j + 1) for j in range(1, 16))
+    return phi_1(k) / k + 1.0
+
+
+def phi_3(k: float) -> float:
+    """Return phi_2 / k - 1/2."""
+    if abs(k) < 0.5:
+        return sum((-k) ** j / math.factorial(j + 2) for j in range(1, 16))
+    return phi_2(k) / k - 0.5
+
+
+# The weight of D1 in a step of order 2, and of D2 in one of order 3. As published the latter is
+# half of what the second difference needs, so the method is second order; "exact" doubles it.
+# "reference" repeats a sign that is wrong in diffusers' SDE.
+SOLVER_TYPES: dict[str, Callable[[float], float]] = {
+    "midpoint": lambda k: -0.5 * phi_1(k),
+    "heun": phi_2,
+}
+THIRD_ORDERS: dict[str, Callable[[float], float]] = {
+    "published": lambda k: -phi_3(k),
+    "exact": lambda k: -2 * phi_3(k),
+    "reference": lambda k: -phi_3(k) - 1.0,
+}
 
 
 def weights(
     order: int, k: float, solver_type: str = "midpoint", third_order: str = "published"
 ) -> tuple[float, ...]:
-    """Weights of D0, D1, D2 (arXiv:2211.01095, appendix B), k = (1 + eta) h; for noise k = -h.
+    """Return the weights of D0, D1, D2: k = (1 + eta) h where they are of x0, k = -h of eps.
 
-    The published third-order weight is half of what the second difference needs, so the method is
-    second order; "exact" doubles it. "reference" repeats a sign that is wrong in diffusers' SDE.
+    arXiv:2211.01095, appendix B.
     """
-    f = -math.expm1(-k)
     if order == 1:
-        return (f,)
+        return (-phi_1(k),)
     if order == 2:
-        return (f, 0.5 * f if solver_type == "midpoint" else remainder(1, k))
-    bend = remainder(2, k)
-    bends = {"published": bend, "exact": 2 * bend, "reference": bend - 1.0}
-    return (f, remainder(1, k), bends[third_order])
+        return -phi_1(k), SOLVER_TYPES[solver_type](k)
+    return -phi_1(k), phi_2(k), THIRD_ORDERS[third_order](k)
 
 
 def differences(nodes: Nodes, h: float) -> tuple[Any, ...]:
-    """D0, D1, D2 (arXiv:2211.01095, appendix B) from the newest 1 to 3 (lam, value) nodes."""
+    """Return D0, D1, D2 of the newest one to three estimates over lam, for a step of length h.
+
+    arXiv:2211.01095, appendix B.
+    """
     (l0, m0), *older = nodes
     if not older:
         return (m0,)
     (l1, m1), *older = older
     r0 = (l0 - l1) / h
-    first = (m0 - m1) / r0
+    D1_0 = (m0 - m1) / r0
     if not older:
-        return m0, first
+        return m0, D1_0
     ((l2, m2),) = older
     r1 = (l1 - l2) / h
-    bend = (first - (m1 - m2) / r1) / (r0 + r1)
-    return m0, first + r0 * bend, bend
+    D1_1 = (m1 - m2) / r1
+    D2 = (D1_0 - D1_1) / (r0 + r1)
+    return m0, D1_0 + r0 * D2, D2
 
 
-def exponential_step(
-    x: Any,
-    terms: Sequence[Any],
-    a: Point,
-    b: Point,
-    *,
-    eta: float,
-    predict_x0: bool,
-    solver_type: str,
-    third_order: str,
+def x0_step(
+    x: Any, D: Sequence[Any], w: Sequence[float], a: Point, b: Point, eta: float
 ) -> tuple[Any, float]:
-    """Return (x at b without its noise, std of that) of DPM-Solver from D0, D1, D2 of the estimate.
+    """Return the sample that DPM-Solver++ goes to before its noise, and the std of that.
 
-    ++: (sigma_b / sigma_a) e^(-eta h) x + alpha_b sum w D, std = sigma_b sqrt(1 - e^(-2 eta h));
-    for eps: (alpha_b / alpha_a) x + (1 + eta) sigma_b sum w D, std^2 = eta sigma_b^2 (e^(2 h) - 1).
+    (sigma_b / sigma_a) e^(-eta h) x + alpha_b sum w D, and sigma_b sqrt(1 - e^(-2 eta h)), where
+    h = lam_b - lam_a and D are the differences of x0 (arXiv:2211.01095, appendix B; SDE eq. 16).
     """
     h = b.lam - a.lam
-    if predict_x0:
-        k, scale, part = (
-            (1 + eta) * h,
-            b.alpha,
-            b.sigma / a.sigma * (math.exp(-eta * h) if eta else 1.0),
-        )
-        std = b.sigma * math.sqrt(-math.expm1(-2 * eta * h)) if eta else 0.0
-    elif a.alpha > 0 and b.sigma > 0:
-        k, scale, part = -h, (1 + eta) * b.sigma, b.alpha / a.alpha
-        std = b.sigma * math.sqrt(eta * math.expm1(2 * h)) if eta else 0.0
-    else:
+    part = b.sigma / a.sigma * (math.exp(-eta * h) if eta else 1.0)
+    std = b.sigma * math.sqrt(-math.expm1(-2 * eta * h)) if eta else 0.0
+    if h == -math.inf:  # up to alpha = 0, where alpha_b w is a limit
+        return part * x + (b.alpha - a.alpha * part) * D[0], std
+    return sum(((b.alpha * wj) * Dj for wj, Dj in zip(w, D, strict=True)), part * x), std
+
+
+def eps_step(
+    x: Any, D: Sequence[Any], w: Sequence[float], a: Point, b: Point, eta: float
+) -> tuple[Any, float]:
+    """Return the sample that DPM-Solver goes to before its noise, and the std of that.
+
+    (alpha_b / alpha_a) x + (1 + eta) sigma_b sum w D, and sigma_b sqrt(eta (e^(2 h) - 1)), where
+    h = lam_b - lam_a and D are the differences of eps (arXiv:2206.00927, section 3; SDE
+    arXiv:2211.01095, eq. 15).
+    """
+    if a.alpha == 0 or b.sigma == 0:
         raise ValueError(
             f"a solver for eps cannot step from sigma/alpha = {a.ratio:g} to {b.ratio:g}, where its"
             " formula is infinite; use the ++ solver, or a grid between finite levels"
         )
-    x = part * x
-    if h == -math.inf:  # up to alpha = 0, where the weight is a limit
-        return x + (b.alpha - a.alpha * part) * terms[0], std
-    for w, d in zip(weights(len(terms), k, solver_type, third_order), terms, strict=True):
-        x = x + (scale * w) * d
-    return x, std
+    h = b.lam - a.lam
+    std = b.sigma * math.sqrt(eta * math.expm1(2 * h)) if eta else 0.0
+    scale = (1 + eta) * b.sigma
+    terms = ((scale * wj) * Dj for wj, Dj in zip(w, D, strict=True))
+    return sum(terms, (b.alpha / a.alpha) * x), std
 
 
-def newest(count: int, nodes: Nodes) -> Nodes:
-    """At most count nodes, newest first, without older ones at an infinite or the same level."""
+# multistep methods
+
+
+def history(count: int, nodes: Nodes) -> Nodes:
+    """Return the newest nodes, at most count, without older ones at an infinite or equal level."""
     kept = nodes[:1]
     for level, value in nodes[1:]:
         if math.isfinite(level) and level != kept[-1][0]:
@@ -150,14 +183,14 @@ def newest(count: int, nodes: Nodes) -> Nodes:
     return kept[:count]
 
 
-def orders(
+def steps_and_orders(
     grid: Any,
     solver_order: int,
     ramp_down: bool = False,
     euler_at_final: bool = False,
     level: Callable[[Point], float] = lambda p: p.lam,
 ) -> Iterator[tuple[Point, Point, int]]:
-    """The two ends of every step and the order it may have.
+    """Yield the two ends of every step, and the order that it may have.
 
     Lower at the end if asked for; first where a step has no length in its level, or no end.
     """
@@ -175,7 +208,7 @@ def _gauss(count: int) -> tuple[np.ndarray, np.ndarray]:
     return points, masses
 
 
-def integrals(
+def lagrange_integrals(
     levels: Sequence[float],
     start: float,
     end: float,
@@ -195,11 +228,11 @@ def integrals(
     return out
 
 
-def bend(nodes: Nodes, factors: Sequence[float]) -> Any:
-    """Return sum of factor_j (value_j - value_0), j >= 1: a formula's departure from first order.
+def higher_order_terms(nodes: Nodes, factors: Sequence[float]) -> Any:
+    """Return sum of factor_j (value_j - value_0), j >= 1: what a method adds to first order.
 
-    The weights of a consistent formula sum to that of the first-order one, so this is all of it.
+    The weights of a consistent method sum to that of the first-order one, so this is all of it.
     """
-    newest_value = nodes[0][1]
-    parts = [w * (value - newest_value) for w, (_, value) in zip(factors, nodes[1:], strict=True)]
-    return sum(parts[1:], parts[0])
+    newest = nodes[0][1]
+    terms = [w * (value - newest) for w, (_, value) in zip(factors, nodes[1:], strict=True)]
+    return sum(terms[1:], terms[0])

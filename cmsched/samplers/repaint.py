@@ -2,8 +2,9 @@
 
 from collections import Counter
 
-from . import Raw, register
-from .formulas import ancestral, noised
+from .formulas import ancestral, forward_kernel
+from .registry import register
+from .requests import Evaluate
 
 
 @register(
@@ -17,7 +18,7 @@ from .formulas import ancestral, noised
     ),
 )
 def repaint(x, grid, noise, *, image, mask, eta=0.0, jump_length=10, jump_n_sample=10, late=0.0):
-    """A step inside the mask's 0, the given image with noise inside its 1; then up again.
+    """DDIM inside the mask's 0, the given image with noise inside its 1; then up again.
 
     From every jump_length-th point the sample is noised up by jump_length steps and comes down
     again, jump_n_sample - 1 times. The noise of a jump is that between levels `late` in model time
@@ -28,7 +29,7 @@ def repaint(x, grid, noise, *, image, mask, eta=0.0, jump_length=10, jump_n_samp
         left -= 1
         grid.step = len(grid) - 1 - left
         a, b = points[grid.step], points[grid.step + 1]
-        x, x0, eps = yield Raw(x, a)
+        x, x0, eps = yield Evaluate(x, a, eps=True)
         down, up = ancestral(a, b, eta)
         unknown = b.alpha * x0 + down * eps
         known = b.alpha * image
@@ -44,6 +45,6 @@ def repaint(x, grid, noise, *, image, mask, eta=0.0, jump_length=10, jump_n_samp
             to = points[len(grid) - left]
             if late:
                 b, to = grid.at(t=b.t + late) if b.sigma > 0 else b, grid.at(t=to.t + late)
-            part, std = noised(b, to)
+            part, std = forward_kernel(b, to)
             x = part * x + std * noise()
     return x

@@ -4,11 +4,23 @@ import itertools
 import math
 from typing import Any
 
-from . import Keep, register
-from .first_order import churn, churned, unchanged
-from .formulas import ancestral, carry, coordinates, differences, exponential_step, newest
+from .first_order import churn, churns, exact_churn
+from .formulas import (
+    SOLVER_TYPES,
+    ancestral,
+    ddim_step,
+    differences,
+    eps_step,
+    flow_coordinates,
+    history,
+    ratio_coordinates,
+    weights,
+    x0_step,
+)
+from .registry import register
+from .requests import Store
 
-VARIABLES = ("ratio", "flow")
+VARIABLES = {"ratio": ratio_coordinates, "flow": flow_coordinates}
 
 
 @register(
@@ -17,28 +29,62 @@ VARIABLES = ("ratio", "flow")
     order=2,
     stored=1,
     evaluations=2,
-    stochastic=churned,
-    exact=unchanged,
-    choices={"variable": VARIABLES},
+    stochastic=churns,
+    exact=exact_churn,
+    choices={"variable": tuple(VARIABLES)},
     variants=({}, {"s_churn": 5.0}, {"variable": "flow"}),
 )
 def heun(
     x, grid, noise, *, s_churn=0.0, s_tmin=0.0, s_tmax=math.inf, s_noise=1.0, variable="ratio"
 ):
-    """Trapezoidal rule in r = sigma / alpha, or in the time of a flow, s = sigma / (alpha + sigma).
+    """Heun: trapezoidal rule in sigma / alpha, or in a flow's time, s = sigma / (alpha + sigma).
 
     The slope at the base is read back out of Euler's y. A step to sigma = 0, or from alpha = 0
-    where r is infinite, is Euler's.
+    where sigma / alpha is infinite, is Euler's.
     """
+    coordinates = VARIABLES[variable]
     for a, b in grid.steps():
         x, a = churn(x, a, grid, noise, s_churn, s_tmin, s_tmax, s_noise)
         x, x0 = yield x, a
         y = b.alpha * x0 + (b.sigma / a.sigma) * (x - a.alpha * x0)
-        (ca, sa), (cb, sb) = coordinates(a, variable), coordinates(b, variable)
+        (ca, sa), (cb, sb) = coordinates(a), coordinates(b)
         if sb > 0 and sa < math.inf:
             y, y0 = yield y, b
             y = 0.5 * ((cb / ca) * x + y) + 0.5 * (1 - sa / sb) * (y - cb * y0)
         x = y
+    return x
+
+
+def middle(grid, a, b, sigma):
+    """The middle in lam of a step from a to sigma at b."""
+    return grid.at(ratio=math.sqrt(a.ratio * sigma / b.alpha))
+
+
+@register(
+    "dpm2",
+    paper="DPM-Solver-2, arXiv:2206.00927, section 3.2, in ratio; churn arXiv:2206.00364",
+    order=2,
+    stored=1,
+    evaluations=2,
+    stochastic=churns,
+    exact=exact_churn,
+    variants=({}, {"s_churn": 5.0}),
+)
+def dpm2(x, grid, noise, *, s_churn=0.0, s_tmin=0.0, s_tmax=math.inf, s_noise=1.0):
+    """DPM2: Euler to the middle in lam, then the whole step along the middle's eps.
+
+    A step to sigma = 0, or from alpha = 0, is Euler's.
+    """
+    for a, b in grid.steps():
+        x, a = churn(x, a, grid, noise, s_churn, s_tmin, s_tmax, s_noise)
+        x, x0 = yield x, a
+        eps = (x - a.alpha * x0) / a.sigma
+        if b.sigma == 0 or a.alpha == 0:
+            x = b.alpha * x0 + b.sigma * eps
+        else:
+            mid = middle(grid, a, b, b.sigma)
+            y, y0 = yield mid.alpha * x0 + mid.sigma * eps, mid
+            x = ddim_step(x, (y - mid.alpha * y0) / mid.sigma, a, b)
     return x
 
 
@@ -48,68 +94,58 @@ ANCESTRAL = {
     "evaluations": 2,
     "stochastic": lambda o: o["eta"] > 0,
     "exact": lambda o: o["s_noise"] == 1 or not o["eta"],
-    "defaults": {"eta": 1.0},
 }
-CALM = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": math.inf}
 
 
-@register(
-    "dpmpp_2s_ancestral",
-    paper="DPM-Solver++(2S), arXiv:2211.01095, algorithm 1; k-diffusion sample_dpmpp_2s_ancestral",
-    **ANCESTRAL,
-    fixed={"predict_x0": True, **CALM},
-    variants=({}, {"eta": 0.0}),
-)
 @register(
     "dpm2_ancestral",
     paper="k-diffusion sample_dpm_2_ancestral",
     **ANCESTRAL,
-    fixed={"predict_x0": False, **CALM},
     variants=({}, {"eta": 0.5}),
 )
-@register(
-    "dpm2",
-    paper="DPM-Solver-2, arXiv:2206.00927, section 3.2, in ratio; churn arXiv:2206.00364",
-    order=2,
-    stored=1,
-    evaluations=2,
-    stochastic=churned,
-    exact=unchanged,
-    fixed={"predict_x0": False, "eta": 0.0},
-    variants=({}, {"s_churn": 5.0}),
-)
-def midpoint(
-    x,
-    grid,
-    noise,
-    *,
-    eta=0.0,
-    predict_x0=False,
-    s_churn=0.0,
-    s_tmin=0.0,
-    s_tmax=math.inf,
-    s_noise=1.0,
-):
-    """Euler to the middle in lam, then a whole step with the middle's eps (or its x0).
+def dpm2_ancestral(x, grid, noise, *, eta=1.0, s_noise=1.0):
+    """DPM2 a: DPM2 down to the ancestral level, and noise up again.
 
-    With eta the step goes down to the ancestral level and noise brings it up again. A step to
-    sigma = 0, or from alpha = 0, is Euler's.
+    A step to sigma = 0, or from alpha = 0, is Euler's.
     """
     for a, b in grid.steps():
-        x, a = churn(x, a, grid, noise, s_churn, s_tmin, s_tmax, s_noise)
         down, up = ancestral(a, b, eta)
         x, x0 = yield x, a
         eps = (x - a.alpha * x0) / a.sigma
         if down == 0 or a.alpha == 0:
             x = b.alpha * x0 + down * eps
         else:
-            mid = grid.at(ratio=math.sqrt(a.ratio * down / b.alpha))
+            mid = middle(grid, a, b, down)
             y, y0 = yield mid.alpha * x0 + mid.sigma * eps, mid
-            if predict_x0:
-                part = down / a.sigma
-                x = part * x + (b.alpha - part * a.alpha) * y0
-            else:
-                x = carry(x, (y - mid.alpha * y0) / mid.sigma, a, b, down)
+            x = ddim_step(x, (y - mid.alpha * y0) / mid.sigma, a, b, down)
+        if up > 0:
+            x = x + (up * s_noise) * noise(a, b)
+    return x
+
+
+@register(
+    "dpmpp_2s_ancestral",
+    paper="DPM-Solver++(2S), arXiv:2211.01095, algorithm 1; k-diffusion sample_dpmpp_2s_ancestral",
+    **ANCESTRAL,
+    variants=({}, {"eta": 0.0}),
+)
+def dpmpp_2s_ancestral(x, grid, noise, *, eta=1.0, s_noise=1.0):
+    """DPM++ 2S a: Euler to the middle in lam, the whole step with the middle's x0; then noise.
+
+    The step is down to the ancestral level, and noise brings it up again. One to sigma = 0, or
+    from alpha = 0, is Euler's.
+    """
+    for a, b in grid.steps():
+        down, up = ancestral(a, b, eta)
+        x, x0 = yield x, a
+        eps = (x - a.alpha * x0) / a.sigma
+        if down == 0 or a.alpha == 0:
+            x = b.alpha * x0 + down * eps
+        else:
+            mid = middle(grid, a, b, down)
+            _, y0 = yield mid.alpha * x0 + mid.sigma * eps, mid
+            part = down / a.sigma
+            x = part * x + (b.alpha - part * a.alpha) * y0
         if up > 0:
             x = x + (up * s_noise) * noise(a, b)
     return x
@@ -126,7 +162,7 @@ def midpoint(
     variants=({}, {"eta": 0.0}, {"eta": 0.5, "r": 0.4}),
 )
 def dpmpp_sde(x, grid, noise, *, eta=1.0, s_noise=1.0, r=0.5):
-    """Ancestral step to the part r of the way in lam, then one with both estimates.
+    """DPM++ SDE: an ancestral step to the part r of the way in lam, then one with both estimates.
 
     The noises of both stages are increments of one Brownian path in sigma / alpha: that over the
     whole step is made of the stage's own and one over the rest.
@@ -152,7 +188,7 @@ def dpmpp_sde(x, grid, noise, *, eta=1.0, s_noise=1.0, r=0.5):
         if first is not None:
             share = (a.ratio - mid.ratio) / (a.ratio - b.ratio)
             x = x + (up * s_noise * math.sqrt(share)) * first
-        x = yield Keep(x)
+        x = yield Store(x)
         _, y0 = yield y, mid
         x = x + ((0.5 / r) * whole) * y0
         if first is not None:
@@ -160,8 +196,8 @@ def dpmpp_sde(x, grid, noise, *, eta=1.0, s_noise=1.0, r=0.5):
     return x
 
 
-def groups(grid: Any, solver_order: int, lower_order_final: bool, begun: int = 0) -> list[int]:
-    """The number of grid steps that each step of a singlestep method takes.
+def group_sizes(grid: Any, solver_order: int, lower_order_final: bool, begun: int = 0) -> list[int]:
+    """Return the number of grid steps in each step of a singlestep method.
 
     A step from alpha = 0 or to sigma = 0 is one of order 1. LuChengTHU/dpm-solver,
     get_orders_and_timesteps_for_singlestep_solver. The grid may be what is left of one of which so
@@ -194,17 +230,24 @@ SINGLESTEP = {
     "correctable": False,
     "choices": {
         "solver_order": (1, 2, 3),
-        "solver_type": ("midpoint", "heun"),
+        "solver_type": tuple(SOLVER_TYPES),
         "lower_order_final": (True, False),
     },
 }
+
+
+def stage_nodes(nodes, solver_type, h):
+    """The estimates that a stage uses: its step's first, with the newest or (heun) all others."""
+    *later, first = nodes
+    if h == 0:
+        return [first]
+    return [first, *(later if solver_type == "heun" else later[:1])]
 
 
 @register(
     "dpmpp_singlestep",
     paper="arXiv:2211.01095, algorithm 1; SDE its eq. 16",
     **SINGLESTEP,
-    fixed={"predict_x0": True},
     variants=(
         {"solver_order": 1},
         {"solver_order": 2, "lower_order_final": False},
@@ -215,13 +258,49 @@ SINGLESTEP = {
         {"solver_order": 3, "eta": 1.0},
     ),
 )
+def dpmpp_singlestep(
+    x,
+    grid,
+    noise,
+    *,
+    solver_order=2,
+    eta=0.0,
+    solver_type="midpoint",
+    lower_order_final=True,
+    aligned=False,
+):
+    """DPM-Solver++ singlestep (2S, 3S): groups of up to three grid steps, whose points are stages.
+
+    Stage k goes from the group's base to its k-th point with all k estimates of x0 in the group.
+    Order 3 needs stages near a third and two thirds of the way. A run that is taken up later begins
+    a group there, or is in the groups of the whole run, the rest of one first (aligned).
+    """
+    walk, begun = grid.steps(), grid.total - len(grid) if aligned else 0
+    for size in group_sizes(grid, solver_order, lower_order_final, begun):
+        nodes = []
+        for stage in range(size):
+            a, b = next(walk)
+            x, x0 = yield x, a
+            if stage == 0:
+                base, first = x, a
+            if stage < size - 1:
+                base = yield Store(base)
+            nodes = history(3, [(a.lam, x0), *nodes])
+            h = b.lam - first.lam
+            D = differences(stage_nodes(nodes, solver_type, h), h)
+            w = weights(len(D), (1 + eta) * h, solver_type if stage == 1 else "heun", "exact")
+            x, std = x0_step(base, D, w, first, b, eta)
+            if std > 0:
+                x = x + std * noise(first, b)
+    return x
+
+
 @register(
     "dpm_singlestep",
     paper="arXiv:2206.00927, algorithms 1, 4 and 5",
     **SINGLESTEP,
     exact=lambda o: not o["eta"],
     singular=False,
-    fixed={"predict_x0": False},
     variants=(
         {"solver_order": 2, "solver_type": "heun", "lower_order_final": False},
         {"solver_order": 3, "lower_order_final": False},
@@ -233,45 +312,30 @@ def dpm_singlestep(
     grid,
     noise,
     *,
-    predict_x0,
     solver_order=2,
     eta=0.0,
     solver_type="midpoint",
     lower_order_final=True,
     aligned=False,
 ):
-    """Steps over groups of up to three grid points; the points inside a group are its stages.
-
-    Stage k goes from the group's base to its k-th point with all k estimates of the group. Order 3
-    needs stages near a third and two thirds of the way. A run that is taken up later begins a group
-    there, or is in the groups of the whole run, the rest of one first (aligned).
-    """
+    """DPM-Solver singlestep: `dpmpp_singlestep` with the estimates of eps."""
     walk, begun = grid.steps(), grid.total - len(grid) if aligned else 0
-    for size in groups(grid, solver_order, lower_order_final, begun):
-        base, nodes = None, []
+    for size in group_sizes(grid, solver_order, lower_order_final, begun):
+        nodes = []
         for stage in range(size):
             a, b = next(walk)
-            x, m = yield x, a
+            x, x0 = yield x, a
             if stage == 0:
                 base, first = x, a
-            if not predict_x0:
-                m = (x - a.alpha * m) / a.sigma
-            if size > 1 and stage < size - 1:
-                base = yield Keep(base)
-                m = m if predict_x0 else (yield Keep(m))
-            nodes = newest(3, [(a.lam, m), *nodes])
-            used = nodes[-1:] + (nodes[:-1] if solver_type == "heun" else nodes[:-1][:1])
+            eps = (x - a.alpha * x0) / a.sigma
+            if stage < size - 1:
+                base = yield Store(base)
+                eps = yield Store(eps)
+            nodes = history(3, [(a.lam, eps), *nodes])
             h = b.lam - first.lam
-            x, std = exponential_step(
-                base,
-                differences(used if h else used[:1], h),
-                first,
-                b,
-                eta=eta,
-                predict_x0=predict_x0,
-                solver_type=solver_type if stage == 1 else "heun",
-                third_order="exact",
-            )
+            D = differences(stage_nodes(nodes, solver_type, h), h)
+            w = weights(len(D), -h, solver_type if stage == 1 else "heun", "exact")
+            x, std = eps_step(base, D, w, first, b, eta)
             if std > 0:
                 x = x + std * noise(first, b)
     return x

@@ -1,142 +1,127 @@
-"""The named schedulers: a configuration, plans made from it, the stateful habit around one."""
+"""The named schedulers: options that mean a recipe, and the stateful habit around its plans.
 
-from .a1111 import KDiffusionScheduler, from_a1111
-from .base import SchedulerMixin
-from .betas import KarrasDiffusionSchedulers
-from .cogvideox import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
-from .config import CLASSES, ConfigMixin, FrozenDict, from_pretrained
-from .distilled import (
-    ConsistencyDecoderScheduler,
-    ConsistencyDecoderSchedulerOutput,
-    LCMScheduler,
-    LCMSchedulerOutput,
-    TCDScheduler,
-    TCDSchedulerOutput,
-)
-from .edm import EDMEulerScheduler, EDMEulerSchedulerOutput
-from .first_order import (
-    DDIMInverseScheduler,
-    DDIMParallelScheduler,
-    DDIMParallelSchedulerOutput,
-    DDIMScheduler,
-    DDIMSchedulerOutput,
-    DDPMParallelScheduler,
-    DDPMParallelSchedulerOutput,
-    DDPMScheduler,
-    DDPMSchedulerOutput,
-)
-from .flow import (
-    FlowMatchEulerDiscreteScheduler,
-    FlowMatchEulerDiscreteSchedulerOutput,
-    FlowMatchHeunDiscreteScheduler,
-    FlowMatchHeunDiscreteSchedulerOutput,
-)
-from .generic import Scheduler
-from .linear_multistep import IPNDMScheduler, PNDMScheduler
-from .midpoint import (
-    DPMSolverSDEScheduler,
-    DPMSolverSDESchedulerOutput,
-    KDPM2AncestralDiscreteScheduler,
-    KDPM2AncestralDiscreteSchedulerOutput,
-    KDPM2DiscreteScheduler,
-    KDPM2DiscreteSchedulerOutput,
-)
-from .multistep import (
-    DEISMultistepScheduler,
-    DPMSolverMultistepInverse,
-    DPMSolverMultistepInverseScheduler,
-    DPMSolverMultistepScheduler,
-)
-from .outputs import SchedulerOutput
-from .repaint import RePaintScheduler, RePaintSchedulerOutput
-from .score import (
-    KarrasVeOutput,
-    KarrasVeScheduler,
-    ScoreSdeVeScheduler,
-    ScoreSdeVpScheduler,
-    SdeVeOutput,
-)
-from .singlestep import DPMSolverSinglestepScheduler
-from .unipc import UniPCMultistepScheduler
-from .variance_exploding import (
-    CMStochasticIterativeScheduler,
-    CMStochasticIterativeSchedulerOutput,
-    EulerAncestralDiscreteScheduler,
-    EulerAncestralDiscreteSchedulerOutput,
-    EulerDiscreteScheduler,
-    EulerDiscreteSchedulerOutput,
-    HeunDiscreteScheduler,
-    HeunDiscreteSchedulerOutput,
-    LMSDiscreteScheduler,
-    LMSDiscreteSchedulerOutput,
-)
-from .vq_diffusion import VQDiffusionScheduler, VQDiffusionSchedulerOutput
+A family is loaded when one of its names is asked for.
+"""
 
-__all__ = [
-    "CLASSES",
-    "CMStochasticIterativeScheduler",
-    "CMStochasticIterativeSchedulerOutput",
-    "CogVideoXDDIMScheduler",
-    "CogVideoXDPMScheduler",
-    "ConfigMixin",
-    "ConsistencyDecoderScheduler",
-    "ConsistencyDecoderSchedulerOutput",
-    "DDIMInverseScheduler",
-    "DDIMParallelScheduler",
-    "DDIMParallelSchedulerOutput",
-    "DDIMScheduler",
-    "DDIMSchedulerOutput",
-    "DDPMParallelScheduler",
-    "DDPMParallelSchedulerOutput",
-    "DDPMScheduler",
-    "DDPMSchedulerOutput",
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepInverse",
-    "DPMSolverMultistepInverseScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSDEScheduler",
-    "DPMSolverSDESchedulerOutput",
-    "DPMSolverSinglestepScheduler",
-    "EDMEulerScheduler",
-    "EDMEulerSchedulerOutput",
-    "EulerAncestralDiscreteScheduler",
-    "EulerAncestralDiscreteSchedulerOutput",
-    "EulerDiscreteScheduler",
-    "EulerDiscreteSchedulerOutput",
-    "FlowMatchEulerDiscreteScheduler",
-    "FlowMatchEulerDiscreteSchedulerOutput",
-    "FlowMatchHeunDiscreteScheduler",
-    "FlowMatchHeunDiscreteSchedulerOutput",
-    "FrozenDict",
-    "HeunDiscreteScheduler",
-    "HeunDiscreteSchedulerOutput",
-    "IPNDMScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2AncestralDiscreteSchedulerOutput",
-    "KDPM2DiscreteScheduler",
-    "KDPM2DiscreteSchedulerOutput",
-    "KDiffusionScheduler",
-    "KarrasDiffusionSchedulers",
-    "KarrasVeOutput",
-    "KarrasVeScheduler",
-    "LCMScheduler",
-    "LCMSchedulerOutput",
-    "LMSDiscreteScheduler",
-    "LMSDiscreteSchedulerOutput",
-    "PNDMScheduler",
-    "RePaintScheduler",
-    "RePaintSchedulerOutput",
-    "Scheduler",
-    "SchedulerMixin",
-    "SchedulerOutput",
-    "ScoreSdeVeScheduler",
-    "ScoreSdeVpScheduler",
-    "SdeVeOutput",
-    "TCDScheduler",
-    "TCDSchedulerOutput",
-    "UniPCMultistepScheduler",
-    "VQDiffusionScheduler",
-    "VQDiffusionSchedulerOutput",
-    "from_a1111",
-    "from_pretrained",
-]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .a1111 import *  # noqa: F403
+    from .betas import KarrasDiffusionSchedulers as KarrasDiffusionSchedulers
+    from .cogvideox import *  # noqa: F403
+    from .config import CLASSES as CLASSES
+    from .config import ConfigMixin as ConfigMixin
+    from .distilled import *  # noqa: F403
+    from .edm import *  # noqa: F403
+    from .first_order import *  # noqa: F403
+    from .flow import *  # noqa: F403
+    from .generic import *  # noqa: F403
+    from .habit import SchedulerMixin as SchedulerMixin
+    from .karras_ve import *  # noqa: F403
+    from .linear_multistep import *  # noqa: F403
+    from .midpoint import *  # noqa: F403
+    from .multistep import *  # noqa: F403
+    from .outputs import *  # noqa: F403
+    from .pretrained import from_pretrained as from_pretrained
+    from .repaint import *  # noqa: F403
+    from .score_sde import *  # noqa: F403
+    from .sigma import *  # noqa: F403
+    from .singlestep import *  # noqa: F403
+    from .unipc import *  # noqa: F403
+    from .vq_diffusion import *  # noqa: F403
+
+# the names of every file
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "a1111": ("KDiffusionScheduler", "from_a1111"),
+    "betas": ("KarrasDiffusionSchedulers",),
+    "cogvideox": ("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"),
+    "config": ("CLASSES", "ConfigMixin"),
+    "distilled": (
+        "CMStochasticIterativeScheduler",
+        "ConsistencyDecoderScheduler",
+        "LCMScheduler",
+        "TCDScheduler",
+    ),
+    "edm": ("EDMEulerScheduler",),
+    "first_order": (
+        "DDIMInverseScheduler",
+        "DDIMParallelScheduler",
+        "DDIMScheduler",
+        "DDPMParallelScheduler",
+        "DDPMScheduler",
+    ),
+    "flow": ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"),
+    "generic": ("Scheduler",),
+    "habit": ("SchedulerMixin",),
+    "karras_ve": ("KarrasVeScheduler",),
+    "linear_multistep": ("IPNDMScheduler", "PNDMScheduler"),
+    "midpoint": (
+        "DPMSolverSDEScheduler",
+        "KDPM2AncestralDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+    ),
+    "multistep": (
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepInverse",
+        "DPMSolverMultistepInverseScheduler",
+        "DPMSolverMultistepScheduler",
+    ),
+    "outputs": (
+        "CMStochasticIterativeSchedulerOutput",
+        "ConsistencyDecoderSchedulerOutput",
+        "DDIMParallelSchedulerOutput",
+        "DDIMSchedulerOutput",
+        "DDPMParallelSchedulerOutput",
+        "DDPMSchedulerOutput",
+        "DPMSolverSDESchedulerOutput",
+        "EDMEulerSchedulerOutput",
+        "EulerAncestralDiscreteSchedulerOutput",
+        "EulerDiscreteSchedulerOutput",
+        "FlowMatchEulerDiscreteSchedulerOutput",
+        "FlowMatchHeunDiscreteSchedulerOutput",
+        "HeunDiscreteSchedulerOutput",
+        "KDPM2AncestralDiscreteSchedulerOutput",
+        "KDPM2DiscreteSchedulerOutput",
+        "KarrasVeOutput",
+        "LCMSchedulerOutput",
+        "LMSDiscreteSchedulerOutput",
+        "RePaintSchedulerOutput",
+        "SchedulerOutput",
+        "SdeVeOutput",
+        "TCDSchedulerOutput",
+        "VQDiffusionSchedulerOutput",
+    ),
+    "pretrained": ("from_pretrained",),
+    "repaint": ("RePaintScheduler",),
+    "score_sde": ("ScoreSdeVeScheduler", "ScoreSdeVpScheduler"),
+    "sigma": (
+        "EulerAncestralDiscreteScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "LMSDiscreteScheduler",
+    ),
+    "singlestep": ("DPMSolverSinglestepScheduler",),
+    "unipc": ("UniPCMultistepScheduler",),
+    "vq_diffusion": ("VQDiffusionScheduler",),
+}
+PLACES = {name: family for family, names in FAMILIES.items() for name in names}
+__all__ = sorted(PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "CLASSES":
+        load_all()
+    return getattr(importlib.import_module(f"{__name__}.{PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *PLACES]
+
+
+def load_all() -> None:
+    """Load every family."""
+    for family in FAMILIES:
+        importlib.import_module(f"{__name__}.{family}")

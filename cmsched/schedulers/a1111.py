@@ -3,17 +3,71 @@
 import contextlib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import samplers, spacings
-from .._messages import nearest
-from .betas import BETA_OPTIONS, EXCHANGEABLE
-from .config import CLASSES, FrozenDict
-from .variance_exploding import RAMP_OPTIONS, SigmaScheduler
+from .. import checks, samplers
+from ..checks import check_choice, nearest
+from ..frozen import FrozenDict
+from ..recipe import Recipe
+from .betas import BETA_OPTIONS
+from .config import classes
+from .sigma import RAMP_OPTIONS, SigmaScheduler, one_ramp, sigma_recipe
 
 __all__ = ["A1111", "KDiffusionScheduler", "from_a1111"]
+
+
+@dataclass(frozen=True)
+class AllEvaluations:
+    """Reads an explicit list of all evaluations, two of each step, as the steps that have it.
+
+    Args:
+        recipe: of the steps.
+    """
+
+    recipe: Recipe
+
+    def __call__(self, name: str, values: Any) -> Any:
+        """Return the list of steps."""
+        table = np.asarray(checks.host(values))
+        if table.ndim != 1 or table.size < 2 or table.dtype.kind not in "if":
+            return values
+        where = self.recipe.discretization
+        if name == "timesteps":
+            where.at_times([])  # where there can be none it says so
+        ends = where.level(where.end), 0.0
+        count = table.size - (name == "sigmas" and np.isclose(table[-1], ends, rtol=1e-6).any())
+        steps = np.concatenate([table[:count:2], table[count:]])
+        if steps.size == table.size:
+            return values
+        with contextlib.suppress(ValueError):
+            lists: dict[str, Any] = {name: steps}
+            plan = self.recipe.plan(**lists)
+            listed = plan.timesteps.tolist()
+            if name == "sigmas":
+                listed = [*map(where.level, plan.points), *table[count:]]
+            if len(listed) == table.size and np.allclose(listed, table, rtol=1e-7, atol=1e-9):
+                return steps
+        return values
+
+
+def k_diffusion(c: FrozenDict, reference: bool) -> Recipe:
+    """Return what the options mean: any sampler as k-diffusion runs it."""
+    evaluations = samplers.get(c.sampler).evaluations
+    options = dict(c.sampler_options or {})
+    recipe = sigma_recipe(c, reference, c.sampler, options, evaluations=evaluations)
+    if evaluations != 2:
+        return recipe
+    where = replace(recipe.discretization, reading=AllEvaluations(recipe))
+    return replace(recipe, discretization=where)
+
+
+def complete(c: FrozenDict) -> None:
+    """Raise where the sampler is unknown, or does not have these options."""
+    check_choice("sampler", c.sampler, samplers.REGISTRY)
+    samplers.get(c.sampler).complete(c.sampler_options or {})
 
 
 class KDiffusionScheduler(SigmaScheduler):
@@ -36,38 +90,13 @@ class KDiffusionScheduler(SigmaScheduler):
         "rescale_betas_zero_snr": False,
         "final_sigmas_type": "zero",
     }
-    _compatibles: ClassVar = EXCHANGEABLE
+    relations = (one_ramp, complete)
+    meaning = staticmethod(k_diffusion)
 
     @property
     def order(self) -> int:  # type: ignore[override]
         """Evaluations per step."""
-        return samplers.get(self._options.sampler).evaluations
-
-    def _validate(self, config: FrozenDict) -> None:
-        super()._validate(config)
-        samplers.get(config.sampler).complete(config.sampler_options or {})
-
-    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        return config.sampler, dict(config.sampler_options or {})
-
-    def _entries(self, name: str, values: Any) -> list[float]:
-        """Return an explicit list; one of all evaluations is reduced to the steps that have it."""
-        table = np.asarray(spacings.host(values))
-        if self.order == 2 and table.ndim == 1 and table.size > 1 and table.dtype.kind in "if":
-            if name == "timesteps":
-                self._at_timesteps(self._options, [])  # where there can be none it says so
-            ends = self._exposed(self._last(self._options)), 0.0
-            count = table.size - (name == "sigmas" and np.isclose(table[-1], ends, rtol=1e-6).any())
-            steps = np.concatenate([table[:count:2], table[count:]])
-            with contextlib.suppress(ValueError):
-                lists: dict[str, Any] = {name: steps}
-                plan = self.plan(**lists) if steps.size < table.size else None
-                listed = [] if plan is None else plan.timesteps.tolist()
-                if plan is not None and name == "sigmas":
-                    listed = [*map(self._exposed, plan.points), *table[count:]]
-                if len(listed) == table.size and np.allclose(listed, table, rtol=1e-7, atol=1e-9):
-                    values = steps
-        return super()._entries(name, values)
+        return samplers.get(self.filled_config.sampler).evaluations
 
 
 SDE = {"algorithm_type": "sde-dpmsolver++"}
@@ -164,18 +193,20 @@ def from_a1111(name: str, config: Mapping[str, Any] | None = None, **options: An
             f" {', '.join(A1111)}, each also with {', '.join(SUFFIXES)} behind it"
         )
     cls, preset, sampler, sampler_options = A1111[known[plain]]
-    if ramp and ramp not in CLASSES[cls].options:
+    known_classes = classes()
+    if ramp and ramp not in known_classes[cls].options:
         cls, preset = "KDiffusionScheduler", {}
     if cls == "KDiffusionScheduler":
         preset = {"sampler": sampler, "sampler_options": sampler_options}
     if ramp:
         preset = {**preset, ramp: True}
-    known_options = [*CLASSES[cls].options, *CLASSES[cls].hidden_options, "xp", "compatibility"]
+    made = known_classes[cls]
+    known_options = [*made.options, *made.hidden_options, "xp", "compatibility"]
     for option in options:
         if option not in known_options:
             raise TypeError(f"{cls} has no option {option!r}{nearest(option, known_options)}")
     trained = TRAINED if config is None else dict(config)
-    return CLASSES[cls].from_config(trained, **{**preset, **options})
+    return known_classes[cls].from_config(trained, **{**preset, **options})
 
 
 def _plain(name: str) -> str:

@@ -1,29 +1,36 @@
-"""The stateful habit around a plan, the same for every named scheduler."""
+"""How the options of a named scheduler become a recipe, plans, and times."""
 
+import copy
+import functools
 import inspect
-import math
-import os
 import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from .. import engine, spacings
-from .._messages import nearest
-from ..backends import Backend, from_device, named, resolve
-from ..plan import Plan, make_plan
-from ..schedules import Point
-from .outputs import OriginalSampleOutput, SchedulerOutput
-from .plans import PlanMixin, check_kind, check_option
+from .. import samplers
+from ..backends import resolve
+from ..checks import nearest
+from ..engine.checks import check_like
+from ..grids import Grid
+from ..plan import Plan
+from ..predictions import Prediction
+from ..recipe import Recipe, finite
+from ..schedules import Schedule
+from .config import ConfigMixin
+from .options import RULES, check_kind, check_step_option
+from .timeline import Timeline, times_beside, tolerance
 
-__all__ = ["LevelsMixin", "PlannedMixin", "SchedulerMixin"]
+__all__ = ["TIMES", "UNSET", "PlanMixin", "by_name", "mix", "signed"]
 
 Array = Any
 UNSET = inspect.Parameter.empty
-ON_HOST = (int, float, np.generic)  # timesteps that can be compared without a device
-ARRAYS = (np.ndarray, np.generic)  # a tuple, because torch.compile follows no union
+# the last recipe of a scheduler and what it was made of, beside it: asking changes no scheduler
+RECIPES: WeakKeyDictionary[Any, tuple[Any, Recipe]] = WeakKeyDictionary()
+TIMES: Mapping[str, Any] = {"num_inference_steps": None, "device": None}  # of `set_timesteps`
 
 
 def by_name(
@@ -50,86 +57,166 @@ def signed(
     shown += [p(k, p.POSITIONAL_OR_KEYWORD, default=v) for k, v in options.items()]
     shown += [p(k, p.KEYWORD_ONLY, default=None) for k in extra if k not in options]
     parts = function.__code__, function.__globals__, function.__name__
-    copy = types.FunctionType(*parts, function.__defaults__, function.__closure__)
-    copy.__doc__, copy.__qualname__ = function.__doc__, function.__qualname__
-    copy.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-    return copy
+    twin = types.FunctionType(*parts, function.__defaults__, function.__closure__)
+    twin.__doc__, twin.__qualname__ = function.__doc__, function.__qualname__
+    twin.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    return twin
 
 
-class Run(NamedTuple):
-    """Where a stateful loop stands; replaced as a whole, so that a failed call changes nothing."""
-
-    plan: Plan  # of the entries of `timesteps` from `first` on, with the options given to step
-    base: Plan  # the same without these options
-    options: dict[str, Any]
-    first: int
-    entry: int  # the next one
-    memory: tuple[Array, ...] = ()
-    index: Any = None  # `entry - first` as the engine counts it: under JAX on the device
-    generator: Any = None  # the one made of fresh entropy
+@functools.cache
+def run_options(meaning: Callable[..., Recipe]) -> tuple[str, ...]:
+    """Return the keywords that a recipe takes of a run, beside the configuration."""
+    parameters = inspect.signature(meaning).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
-class TimesMixin:
-    """Timesteps in the framework and on the device that is wanted, for a class with a config."""
+class PlanMixin(ConfigMixin):
+    """A configuration that means a recipe, and a run of it.
 
-    xp: Any
-    num_inference_steps: int | None = None
-    last_seed: int | None = None
-    _timesteps: Array = None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.xp is not None:
-            named(self.xp)
-
-    def _framework(self, device: Any = None, xp: Any = None) -> Backend:
-        xp = self.xp if xp is None else xp
-        if xp is not None:
-            return named(xp)
-        return from_device(device)
-
-    def _set_on(self, backend: Backend, host: np.ndarray, device: Any) -> None:
-        """Set the timesteps, on a device."""
-        try:
-            self._timesteps = backend.at(host, device)
-        except (RuntimeError, AssertionError) as error:  # PyTorch's: no such device
-            raise ValueError(f"device={device!r} cannot be used: {error}") from error
-
-    def _shown(self, host: np.ndarray) -> Array:
-        """Return a host table in the framework of the timesteps."""
-        given = self._timesteps
-        return (self._framework() if given is None else resolve(given)).at(host, None)
-
-    def _source(self, backend: Backend, device: Any) -> tuple[Any, int | None]:
-        """Return where a run's noise comes from if none is given, and the seed if it is new."""
-        seed = int.from_bytes(os.urandom(8)) >> 1
-        return backend.fresh(seed, device), seed
-
-    def __bool__(self) -> bool:
-        return True
-
-
-class PlannedMixin(TimesMixin, PlanMixin):
-    """A plan and its times.
-
-    Class attributes of a scheduler:
+    Class attributes of a scheduler, beside those of `ConfigMixin`:
+        meaning: the function (filled config, whether as the reference, options of the run) that
+            returns the recipe.
         timesteps_options: what `set_timesteps` takes, in the reference's order.
+        renamed: options of the sampler that this class has under names of its own.
         order: evaluations per requested step, as the reference counts them.
+        ready: whether a new object is at the start of a run over all training steps.
+        entries_are: whether `timesteps` has an entry per network evaluation ("evaluations") or per
+            step ("steps").
+        training_entries_are: the same before `set_timesteps`, of all training steps.
+        sigmas_are: whether `sigmas` has a level per entry ("entries") or both ends of every step
+            ("ends").
     """
 
-    order: ClassVar[int] = 1
+    meaning: ClassVar[Callable[..., Recipe]]
+    rules = RULES
     timesteps_options: ClassVar[Mapping[str, Any]] = {"num_inference_steps": UNSET, "device": None}
+    renamed: ClassVar[Mapping[str, str]] = {}
+    order: ClassVar[int] = 1
+    ready: ClassVar[bool] = False
+    entries_are: ClassVar[str] = "evaluations"
+    training_entries_are: ClassVar[str] = "steps"
+    sigmas_are: ClassVar[str] = "entries"
 
     custom_timesteps: bool = False
-    _plan: Plan | None = None
+    timeline: Timeline | None = None  # of the present run
+    said: frozenset[str] = frozenset()  # warnings that were given
+    changed_since: Mapping[str, Any] = {}  # what methods set in place of options
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Give the class `set_timesteps` with its own signature."""
         super().__init_subclass__(**kwargs)
-        base = PlannedMixin  # a method of the class's own, or of a parent, stays as it is
+        base = PlanMixin  # a method of the class's own, or of a parent, stays as it is
         if cls.set_timesteps.__code__ is base.set_timesteps.__code__:
             options, extra = cls.timesteps_options, ["timesteps", "sigmas", "xp"]
             cls.set_timesteps = signed(base.set_timesteps, (), options, extra)  # type: ignore[method-assign]
+
+    # what the configuration means
+
+    @property
+    def as_reference(self) -> bool:
+        """Whether numbers are those of the reference, also where it departs from the paper."""
+        return self.compatibility == "diffusers"
+
+    def recipe(self, **run: Any) -> Recipe:
+        """Return what the present configuration means: a frozen value that prints.
+
+        Args:
+            **run: options of the run that say where its steps lie (mu, original_inference_steps,
+                ...), as in `plan`.
+
+        Raises:
+            ValueError, TypeError: a value that an option cannot have; an unknown option.
+        """
+        key = self.filled_config, self.as_reference, self.changed_since, run
+        kept = RECIPES.get(self)
+        if kept is not None and kept[0] == key:
+            return kept[1]
+        config = self.filled_config
+        self.check(config)  # `_internal_dict` may have been replaced
+        meaning = type(self).meaning
+        known = run_options(meaning)
+        for name, value in run.items():
+            if name not in known:
+                raise TypeError(f"recipe() has no option {name!r}{nearest(name, known)}")
+            check_kind(name, value, None)
+        config = self.meant(config)
+        if self.changed_since:
+            config = type(config)({**config, **self.changed_since})
+        with finite():
+            recipe = meaning(config, self.as_reference, **run)
+        RECIPES[self] = key, recipe
+        return recipe
+
+    @property
+    def schedule(self) -> Schedule:
+        """The noise schedule of the present configuration."""
+        return self.recipe().discretization.schedule
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the network's output means, of the present configuration."""
+        return self.recipe().prediction
+
+    def grid(
+        self,
+        num_inference_steps: int | None = None,
+        *,
+        timesteps: Sequence[float] | Array | None = None,
+        sigmas: Sequence[float] | Array | None = None,
+        **options: Any,
+    ) -> Grid:
+        """Return the grid of a run; arguments as in `plan`, of which options are the grid's."""
+        recipe = self.recipe(**options)
+        return recipe.grid(num_inference_steps, timesteps=timesteps, sigmas=sigmas)
+
+    def plan(
+        self,
+        num_inference_steps: int | None = None,
+        *,
+        timesteps: Sequence[float] | Array | None = None,
+        sigmas: Sequence[float] | Array | None = None,
+        strength: float = 1.0,
+        **options: Any,
+    ) -> Plan:
+        """Return the plan of a run.
+
+        Args:
+            num_inference_steps: the number of steps; exactly one of this and the next two.
+            timesteps: explicit model times, decreasing.
+            sigmas: explicit noise levels, decreasing.
+            strength: the part of the steps to take, the last int(n * strength) (image to image;
+                start with `init(plan, noise, x0=image)`), in an inversion the first ones.
+            **options: the sampler's own (eta, s_churn, ...) and the grid's (as in `set_timesteps`).
+
+        Raises:
+            ValueError: not exactly one of the three; too many or too few steps; an order that is
+                not decreasing; options whose coefficients are not finite.
+            TypeError: an unknown option, or a value of the wrong kind.
+        """
+        placing = run_options(type(self).meaning)
+        run = {k: options.pop(k) for k in placing if k in options}
+        run = {k: v for k, v in run.items() if v is not None}
+        check_kind("strength", strength, 1.0)
+        if not 0.0 < strength <= 1.0:
+            raise ValueError(f"strength must lie in (0, 1], got {strength}")
+        if "strength" in placing and timesteps is None and sigmas is None:
+            run["strength"], strength = strength, 1.0
+        recipe = self.recipe(**run)
+        known = samplers.get(recipe.sampler).options
+        options = {self.renamed.get(name, name): value for name, value in options.items()}
+        for name, value in options.items():
+            if name not in known:
+                own = (*placing, *self.renamed)
+                have = {*inspect.signature(self.plan).parameters, *own, *known}
+                raise TypeError(f"plan() has no option {name!r}{nearest(name, have)}")
+            check_step_option(name, value, known[name])
+        lists = {"timesteps": timesteps, "sigmas": sigmas}
+        plan = recipe.plan(num_inference_steps, **lists, strength=strength, **options)
+        for text in (*recipe.idle, *recipe.discretization.ignored(**lists)):
+            self.say_once(text)
+        return plan
+
+    # the run
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         """Set the discrete times of a run, before the loop.
@@ -144,483 +231,127 @@ class PlannedMixin(TimesMixin, PlanMixin):
         """
         kwargs = by_name(args, kwargs, tuple(self.timesteps_options), "set_timesteps")
         device, xp = kwargs.pop("device", None), kwargs.pop("xp", None)
-        backend = self._framework(device, xp)
+        backend = self.framework(device, xp)
         plan = self.plan(kwargs.pop("num_inference_steps", None), **kwargs)
-        self._set_on(backend, self._times_of(plan), device)
-        self._plan = plan
-        self._restart()
-        self.num_inference_steps = len(plan.grid)
+        timeline = self.timeline_of(plan)
+        self.set_times(backend, timeline.times, device)
+        self.restart(timeline)
         self.custom_timesteps = kwargs.get("timesteps") is not None
 
-    def _times_of(self, plan: Plan) -> np.ndarray:
-        """Return what `timesteps` shows of a plan."""
-        return plan.timesteps
+    def timeline_of(self, plan: Plan) -> Timeline:
+        """Return the entries that `timesteps` has of a plan."""
+        each = {"evaluations": Timeline.of_evaluations, "steps": Timeline.of_steps}
+        return each[self.entries_are](plan)
 
-    def _restart(self) -> None:
-        """Forget an earlier run."""
+    def restart(self, timeline: Timeline | None) -> None:
+        """Begin a run over these entries, or none."""
+        self.timeline = timeline
+        self.num_inference_steps = None if timeline is None else len(timeline.plan.grid)
+
+    def with_plan(self, plan: Plan | None) -> Any:
+        """Return a copy of this scheduler at the beginning of a run of a plan, or of none."""
+        at = copy.copy(self)
+        at.restart(None if plan is None else at.timeline_of(plan))
+        at._timesteps = None if at.timeline is None else at.timeline.times
+        return at
+
+    def required(self) -> Timeline:
+        """Return the entries of the run; ValueError before `set_timesteps`."""
+        if self.timeline is None:
+            if not self.ready:
+                raise ValueError(
+                    "the scheduler has no timesteps yet: call set_timesteps(num_inference_steps)"
+                    " before the loop"
+                )
+            self.timeline = self.timeline_of(self.recipe().training_plan())
+        return self.timeline
 
     @property
     def timesteps(self) -> Array:
-        """Model times, of the steps; None before `set_timesteps`."""
-        return self._timesteps
-
-    def _set(self) -> Plan:
-        if self._plan is None:
-            raise ValueError(
-                "the scheduler has no timesteps yet: call set_timesteps(num_inference_steps) before"
-                " the loop"
-            )
-        return self._plan
-
-
-class LevelsMixin(PlannedMixin):
-    """Training steps, and noise levels at any time."""
-
-    _tables: tuple[Any, ...] = (None, None, None, {})
+        """Model times, one per entry; before `set_timesteps` all training steps, if it has such."""
+        if self._timesteps is not None or "num_train_timesteps" not in self.options:
+            return self._timesteps
+        recipe = self.recipe()
+        if self.training_entries_are == "evaluations":
+            return self.show(recipe.training_plan().timesteps)
+        times = np.array([p.t for p in recipe.discretization.training_points()[:-1]])
+        whole = recipe.discretization.whole and not np.any(times % 1)
+        return self.show(times.astype(np.int64) if whole else times)
 
     @property
-    def timesteps(self) -> Array:
-        """Model times, one per evaluation; before `set_timesteps` all training steps."""
-        return self._shown(self._training_times()) if self._plan is None else self._timesteps
+    def init_noise_sigma(self) -> float:
+        """The scale of the unit normal noise a run starts from."""
+        if self.timeline is None:
+            recipe = self.recipe()
+            return recipe.start(recipe.discretization.training_points()[0])
+        plan = self.timeline.plan
+        start = [c for _, c, _ in plan.start.terms]
+        if self.entries_are == "steps":  # their first draw is the caller's
+            return plan.grid.init_scale
+        return float(np.hypot.reduce([plan.grid.init_scale * start[0], *start[1:]]))
 
-    def _training_times(self) -> np.ndarray:
-        n = int(self._options.num_train_timesteps)
-        times = np.arange(n) if self.upward else np.arange(n)[::-1]
-        return times.astype(np.int64 if self.whole_times else np.float64)
+    def say_once(self, text: str) -> None:
+        """Warn, if this was not said of this scheduler."""
+        if text not in self.said:
+            warnings.warn(f"{type(self).__name__}: {text}", stacklevel=3)
+            self.said = self.said | {text}
 
-    def _training_points(self) -> list[Point]:
-        schedule = self.schedule
-        return [schedule.at(t=float(t)) for t in self._training_times()]
+    # noise levels at any time
 
-    def _levels(self) -> tuple[np.ndarray, dict[Any, tuple[Array, ...]]]:
-        """Return rows of times, alphas and sigmas, increasing, and their copies on devices.
+    def alpha_sigma(self, like: Array, timesteps: Any) -> tuple[Array, Array]:
+        """Return alpha and sigma at timesteps, one or one per row, shaped to multiply `like`.
 
-        They are the training steps, with the present grid's points among them.
+        At the times of the run's entries they are those of its points, elsewhere the schedule's.
         """
-        config, plan, table, placed = self._tables
-        if config is not self._internal_dict or plan is not self._plan:
-            config, plan, placed = self._internal_dict, self._plan, {}
-            levels = {p.t: p for p in (*self._training_points(), *self._visited(plan))}
-            rows = [(t, p.alpha, p.sigma) for t, p in sorted(levels.items())]
-            table = np.array([*rows, (rows[-1][0] + 1.0, *rows[-1][1:])]).T
-            self._tables = config, plan, table, placed
-        return table, placed
-
-    def _visited(self, plan: Plan | None) -> tuple[Point, ...]:
-        """Return a plan's points, which are noise levels of their times."""
-        return plan.points if plan else ()
-
-    def _alpha_sigma(self, like: Array, timesteps: Any) -> tuple[Array, Array]:
-        """Return alpha and sigma at timesteps, one or one per row, shaped to multiply `like`."""
-        backend = resolve(like)
-        xp, acc = backend.xp, backend.accumulation(like.dtype)
-        table, placed = self._levels()
-        place = backend.name, str(acc), str(backend.device(like))
-        if place not in placed:
-            placed[place] = tuple(backend.put(row, like, acc) for row in table)
-        times, alphas, sigmas = placed[place]
-        batch, ones = tuple(like.shape[:1]), (1,) * (len(like.shape) - 1)
-        low, high = table[0, 0], table[0, -2]
+        if self.timeline is None:
+            schedule, own = self.schedule, np.zeros((3, 0))
+        else:
+            schedule, own = self.timeline.plan.grid.schedule, self.timeline.own_levels
 
         def check(host: np.ndarray) -> None:
-            if not np.all((host >= low - tolerance(low)) & (host <= high + tolerance(high))):
-                raise ValueError(f"timesteps must lie in [{low:g}, {high:g}], got {timesteps}")
+            for t in np.unique([host.min(), host.max()]).tolist() if host.size else []:
+                if np.any(np.abs(own[0] - t) <= tolerance(t)):
+                    continue
+                try:
+                    schedule.at(t=t)
+                except (ValueError, OverflowError) as error:
+                    low, high = sorted(schedule.span)
+                    raise ValueError(
+                        f"timesteps must lie in [{low:g}, {high:g}], got {timesteps}: {error}"
+                    ) from error
 
-        t = times_beside(like, timesteps, check)
-        above = backend.clip(xp.searchsorted(times, t), 1, times.shape[0] - 1)
-        t0, t1 = xp.take(times, above - 1), xp.take(times, above)
-        # 1e-30: two times may be equal once rounded
-        part = backend.clip((t - t0) / (t1 - t0 + 1e-30), 0.0, 1.0)
-        shape = (-1, *ones) if batch else ()
-        alpha, sigma = (
-            xp.reshape(xp.take(v, above - 1) * (1 - part) + xp.take(v, above) * part, shape)
-            for v in (alphas, sigmas)
-        )
-        return alpha, sigma
+        backend, t = resolve(like), times_beside(like, timesteps, check)
+        alpha, sigma = schedule.on(like).alpha_sigma(t)
+        if own.size:
+            assert self.timeline is not None
+            nearest_own, here = self.timeline.nearest_own(like, t)
+            alpha = backend.where(here, nearest_own[0], alpha)
+            sigma = backend.where(here, nearest_own[1], sigma)
+        shape = (-1, *(1,) * (len(like.shape) - 1)) if like.shape[:1] else ()
+        return backend.xp.reshape(alpha, shape), backend.xp.reshape(sigma, shape)
 
     def add_noise(self, original_samples: Array, noise: Array, timesteps: Any) -> Array:
         """Return alpha x0 + sigma noise at timesteps: one for all rows, or one per row.
 
         Any framework, inside jit too; noise is like original_samples.
         """
-        alpha, sigma = self._alpha_sigma(original_samples, timesteps)
+        alpha, sigma = self.alpha_sigma(original_samples, timesteps)
         return mix(original_samples, noise, alpha, sigma)
 
     def get_velocity(self, sample: Array, noise: Array, timesteps: Any) -> Array:
         """Return v = alpha noise - sigma sample, where alpha^2 + sigma^2 = 1; see `add_noise`."""
-        alpha, sigma = self._alpha_sigma(sample, timesteps)
+        alpha, sigma = self.alpha_sigma(sample, timesteps)
         size = resolve(sample).xp.sqrt(alpha * alpha + sigma * sigma)
         return mix(sample, noise, -sigma / size, alpha / size)
 
     def __len__(self) -> int:
         """Return the number of training steps."""
-        return int(self._options.num_train_timesteps)
-
-
-class SchedulerMixin(LevelsMixin):
-    """Base of the named schedulers.
-
-    Class attributes of a scheduler:
-        step_options: what `step` takes after the sample, in the reference's order.
-    """
-
-    step_options: ClassVar[Mapping[str, Any]] = {"generator": None, "return_dict": True}
-    output_class: ClassVar[type[SchedulerOutput]] = OriginalSampleOutput
-
-    # state of the stateful habit
-    _begin_index: int | None = None
-    _run: Run | None = None
-    _said: frozenset[str] = frozenset()
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Give the class `step` with its own signature."""
-        super().__init_subclass__(**kwargs)
-        base = SchedulerMixin  # a method of the class's own, or of a parent, stays as it is
-        if cls.step.__code__ is base.step.__code__:
-            names, extra = ("model_output", "timestep", "sample"), ["generator", "variance_noise"]
-            cls.step = signed(base.step, names, cls.step_options, extra)  # type: ignore[method-assign]
-
-    # the stateful habit
-
-    def _restart(self) -> None:
-        self._begin_index, self._run = None, None
-
-    @property
-    def sigmas(self) -> Array:
-        """Noise levels of all evaluations and the end: sigma / alpha, for flow schedules sigma."""
-        return self._shown(np.array([self._exposed(p) for p in self._sigma_points()]))
-
-    def _sigma_points(self) -> list[Point]:
-        """Return the points whose levels `sigmas` shows."""
-        if self._plan is not None:
-            return [*self._plan.points, self._plan.grid.points[-1]]
-        points = [*self._training_points(), self._last(self._options)]
-        return [points[-1], *points[:-1]] if self.upward else points
-
-    @property
-    def init_noise_sigma(self) -> float:
-        """The scale of the unit normal noise a run starts from."""
-        if self._plan is None:
-            return self._init_scale(self._options, self._training_points()[0])
-        start = [c for _, c, _ in self._plan.start.terms]
-        return math.hypot(self._plan.grid.init_scale * start[0], *start[1:])
-
-    @property
-    def step_index(self) -> int | None:
-        """The entry of `timesteps` the next step is at; None before the first one."""
-        return None if self._run is None else self._run.entry
-
-    @property
-    def begin_index(self) -> int | None:
-        """The entry of `timesteps` to start from, if it was set."""
-        return self._begin_index
-
-    def set_begin_index(self, begin_index: int = 0) -> None:
-        """Start from this entry of `timesteps` (image to image).
-
-        Raises:
-            ValueError: there is no such entry, or it is inside a step of several evaluations.
-        """
-        if not isinstance(begin_index, np.integer):
-            check_kind("begin_index", begin_index, 0)
-        if begin_index < 0:
-            raise ValueError(f"begin_index must be at least 0, got {begin_index}")
-        if self._plan is not None:
-            self._step_at(self._plan, begin_index)
-        self._begin_index, self._run = int(begin_index), None
-
-    def index_for_timestep(self, timestep: Any, schedule_timesteps: Any = None) -> int:
-        """Return the entry of `timesteps` with this value; of equal ones that which begins a step.
-
-        Raises:
-            ValueError: no entry has this value.
-        """
-        plan = self._set()
-        times = plan.timesteps
-        if schedule_timesteps is not None:
-            times = np.asarray(spacings.host(schedule_timesteps), dtype=np.float64)
-        t = one_time(timestep)
-        found = np.flatnonzero(np.abs(times - t) <= tolerance(t)) if math.isfinite(t) else times[:0]
-        if found.size == 0:
-            entries = ", ".join(f"{v:g}" for v in times[:8]) + (", ..." if len(times) > 8 else "")
-            raise ValueError(
-                f"timestep {t:g} is not one of the scheduler's timesteps [{entries}]; pass one of"
-                " scheduler.timesteps"
-            )
-        begins = [i for i in found.tolist() if i < len(plan) and begins_step(plan, i)]
-        return int((begins or found.tolist())[0])
-
-    def _step_at(self, plan: Plan, entry: int) -> int:
-        """Return the grid step that begins at this entry of timesteps."""
-        if entry >= len(plan):
-            raise ValueError(f"begin_index={entry} is past the {len(plan)} timesteps")
-        if not begins_step(plan, entry):
-            step = plan.steps[entry]
-            count, first = plan.steps.count(step), plan.steps.index(step)
-            raise ValueError(
-                f"entry {entry} of timesteps is inside a step of {count} evaluations; start at an"
-                f" entry that begins one, such as {first}"
-            )
-        return plan.steps[entry]
-
-    def _at(self, timestep: Any) -> Run:
-        """Return the run at this timestep: begun by the first call, counted from then on."""
-        run = self._run or self._begun(timestep)
-        i = run.entry - run.first
-        if i >= len(run.plan.rows):
-            raise ValueError(
-                f"the loop is over: all {i} steps are taken; call set_timesteps again before"
-                " another loop"
-            )
-        if isinstance(timestep, ON_HOST):
-            expected = run.plan.rows[i].point.t
-            if timestep != expected and not abs(float(timestep) - expected) <= tolerance(expected):
-                return self._elsewhere(run, timestep, expected)
-        elif timestep is not None and not hasattr(timestep, "shape"):
-            one_time(timestep)
-        return run
-
-    def _begun(self, timestep: Any) -> Run:
-        """Return a new run: the only time that a timestep is looked up."""
-        plan, entry = self._set(), self._begin_index
-        plan.check_traced()
-        if entry is None:
-            # an integer beside fractional times is more likely the number of an entry
-            counts = isinstance(timestep, int | np.integer) and not plan.grid.integral
-            entry = 0 if counts or timestep is None else self.index_for_timestep(timestep)
-        return self._from(plan, entry)
-
-    def _from(self, plan: Plan, entry: int) -> Run:
-        """Return a new run that begins at an entry of `timesteps`."""
-        skipped = self._step_at(plan, entry)
-        rest = plan.skip(skipped) if skipped else plan
-        return Run(rest, rest, {}, entry, entry)
-
-    def _elsewhere(self, run: Run, timestep: Any, expected: float) -> Run:
-        """Return the run moved to another timestep, which only loops without memory allow."""
-        if isinstance(timestep, int | np.integer) and not run.plan.grid.integral:
-            raise ValueError(
-                f"timestep {timestep} is an integer, this step is at {expected:g}; pass entries of"
-                " scheduler.timesteps, not their numbers"
-            )
-        entry = self.index_for_timestep(timestep)
-        if self._run is None or run.plan.check_traced().slots or entry < run.first:
-            raise ValueError(
-                f"timestep {timestep:g} is not the one this step is at ({expected:g}, entry"
-                f" {run.entry}); call set_timesteps or set_begin_index to start elsewhere"
-            )
-        return run._replace(entry=entry, index=None)
-
-    def scale_model_input(self, sample: Array, timestep: Any = None) -> Array:
-        """Return the network's input: the sample, scaled where this class's network wants that."""
-        plan = self._plan
-        if (self.schedule if plan is None else plan.grid.schedule).sigma_data == 0.0:
-            return sample
-        backend = resolve(sample)
-        run = self._at(timestep)
-        scale = run.plan.rows[run.entry - run.first].point.scale
-        scaled = engine.scaled(backend, sample, scale)
-        self._run = run
-        return scaled
-
-    def step(
-        self, model_output: Array, timestep: Any, sample: Array, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Take one step: the sample at the next point from the network's output at this one.
-
-        Args:
-            model_output: the network's output, like sample.
-            timestep: the entry of `timesteps` this step is at. It is looked up at the first step
-                after `set_timesteps` (without `set_begin_index`); after that steps are counted.
-            sample: the present sample, an array of any framework.
-            *args: the class's `step_options` by position.
-            **kwargs: `generator`, where noise comes from: a native generator or key, a list with
-                one per sample, an int or `cmsched.Rng`; None draws from fresh entropy (kept as
-                `last_seed`; an error under JAX). `variance_noise`, the noise itself.
-                `return_dict=False` for a tuple. Others are options of the class's sampler.
-
-        Returns:
-            An object with prev_sample (and the class's estimate of x0), or a tuple.
-
-        Raises:
-            ValueError, TypeError: wrong order of calls, shapes, frameworks; the scheduler is
-                unchanged then.
-        """
-        if args:
-            kwargs = by_name(args, kwargs, tuple(self.step_options), "step")
-        generator, noise = kwargs.pop("generator", None), kwargs.pop("variance_noise", None)
-        return_dict = kwargs.pop("return_dict", True)
-        backend = resolve(sample)
-        run = self._at(timestep)
-        if kwargs:
-            model_output = self._heard(model_output, sample, kwargs)
-            own = self._own_step(run, model_output, sample, generator, noise, kwargs)
-            if own is not None:
-                self._run = run._replace(entry=run.entry + 1, index=None)
-                return self.output_class(own) if return_dict else (own,)
-        if kwargs != run.options:
-            run = self._with_options(run, kwargs)
-        plan, i, memory = run.plan, run.entry - run.first, run.memory
-        row, layout = plan.rows[i], plan.check_traced()
-        if layout.slots and not i:
-            memory = (sample,) * len(layout.slots)  # read by no first row
-        elif memory and (memory[0].shape != sample.shape or type(memory[0]) is not type(sample)):
-            engine.check_like(backend, sample, "what earlier steps stored", memory[0])
-        index: Any = i
-        if backend.index_on_device and not backend.traced(sample):
-            index = plan.on(sample).where[1, i] - 1 if run.index is None else run.index
-
-        seed, fresh, unused = None, run.generator, False
-        if noise is not None:
-            if generator is not None:
-                raise ValueError("pass either generator or variance_noise, not both")
-            engine.check_like(backend, sample, "variance_noise", noise)
-            unused = not layout.stochastic
-        if not row.draws:
-            generator = noise = None
-        elif generator is None and noise is None:
-            generator = fresh
-            if generator is None:
-                generator, seed = self._source(backend, backend.device(sample))
-                fresh = None if seed is None else generator
-        if layout.draws and generator is None and index is not i:
-            # a table draws in every row, with weight 0 where the loop does not
-            noise = (backend.zeros_like(sample) if noise is None else noise,) * len(layout.draws)
-
-        state = engine.State(sample, memory, index)
-        after = engine.step(plan, state, model_output, rng=generator, noise=noise)
-        if unused:
-            self._once("variance_noise has no effect: this configuration draws no noise")
-        self._run = Run(
-            plan, run.base, kwargs, run.first, run.entry + 1, after.memory, after.index, fresh
-        )
-        if seed is not None:
-            self.last_seed = seed
-        output = self.output_class
-        if len(output.fields) == 1:
-            return output(after.sample) if return_dict else (after.sample,)
-
-        def second() -> Array:
-            return self._second(plan, state, model_output)
-
-        if return_dict:
-            return output.lazy(after.sample, second)
-        return after.sample, second()
-
-    def _second(self, plan: Plan, state: engine.State, output: Array) -> Array:
-        """Return the second field of an output: the estimate of x0."""
-        if isinstance(state.index, int):
-            return engine.estimate_x0(plan, state.index, state.sample, output)
-        return engine.estimate(plan, state, output).x0
-
-    def _heard(self, model_output: Array, sample: Array, options: dict[str, Any]) -> Array:
-        """Return what stands for the network's output; such options are taken out of the others."""
-        return model_output
-
-    def _own_step(
-        self,
-        run: Run,
-        model_output: Array,
-        sample: Array,
-        generator: Any,
-        noise: Array | None,
-        options: dict[str, Any],
-    ) -> Array | None:
-        """Return the next sample where an option, removed then, is no sampler's but the class's."""
-        return None
-
-    def _with_options(self, run: Run, options: dict[str, Any]) -> Run:
-        """Return the run with sampler options given to step."""
-        known, base = self.step_options, run.base
-        # some pipelines write None for the default
-        options = {k: known.get(k) if v is None else v for k, v in options.items()}
-        for name, value in options.items():
-            if name not in known:
-                raise TypeError(f"step() has no option {name!r}{nearest(name, known)}")
-            check_option(name, value, known[name])
-        names = {name: self.renamed.get(name, name) for name in options}
-        changed = {
-            names[k]: v for k, v in options.items() if base.options.get(names[k], known[k]) != v
-        }
-        plan = self._changed(base, changed) if changed else base
-        if not begins_step(run.plan, run.entry - run.first):
-            raise ValueError(
-                f"the options of step() cannot change inside a step of {self.order} evaluations;"
-                " give both the same"
-            )
-        have, need = (p.check_traced().slots for p in (run.plan, plan))
-        if run.memory and not {*need} <= {*have}:
-            raise ValueError(
-                f"step() was given {changed}, which needs estimates that earlier steps did not"
-                " keep; give it from the first step on"
-            )
-        memory = tuple(run.memory[have.index(slot)] for slot in need) if run.memory else ()
-        return run._replace(plan=plan, options=options, memory=memory)
-
-    def _changed(self, plan: Plan, options: dict[str, Any]) -> Plan:
-        """Return the plan with other options of its sampler."""
-        return make_plan(plan.sampler, plan.grid, plan.prediction, {**plan.options, **options})
-
-    def _once(self, text: str) -> None:
-        if text not in self._said:
-            warnings.warn(f"{type(self).__name__}: {text}", stacklevel=3)
-            self._said = self._said | {text}
-
-
-def begins_step(plan: Plan, entry: int) -> bool:
-    """Return whether this evaluation is the first one of its step."""
-    return not entry or plan.steps[entry] != plan.steps[entry - 1]
-
-
-def tolerance(t: float) -> float:
-    """Return by how much a time may be off: what float32 rounds away."""
-    return 1e-6 * max(1.0, abs(t))
-
-
-def one_time(timestep: Any, name: str = "timestep") -> float:
-    """Return a timestep as a number, or raise TypeError."""
-    try:
-        if not isinstance(timestep, str | bytes):
-            return float(timestep)
-    except (TypeError, ValueError, RuntimeError):
-        pass
-    raise TypeError(f"{name} must be a number or an array of one, got {timestep!r}")
-
-
-def times_beside(
-    like: Array,
-    timesteps: Any,
-    check: Callable[[np.ndarray], None],
-    name: str = "timesteps",
-) -> Array:
-    """Return timesteps, one or one per row of `like`, as an array of one axis beside it.
-
-    `check` sees those that are on the host; others are not looked at.
-    """
-    backend = resolve(like)
-    acc, batch = backend.accumulation(like.dtype), tuple(like.shape[:1])
-    if not hasattr(timesteps, "shape") or isinstance(timesteps, ARRAYS):
-        host = np.asarray(timesteps)
-        if host.dtype.kind not in "iuf":
-            raise TypeError(f"{name} must be one number or one per row, got {timesteps!r}")
-        host = host.astype(np.float64)
-        check(host)
-        timesteps = backend.put(host, like, acc)
-    elif resolve(timesteps) is not backend:
-        raise TypeError(
-            f"{name} is an array of {resolve(timesteps).name}, the sample one of"
-            f" {backend.name}; convert one of them"
-        )
-    if tuple(timesteps.shape) not in ((), (1,), batch):
-        raise ValueError(
-            f"{name} must be one number or one per row {batch}, got shape {tuple(timesteps.shape)}"
-        )
-    return backend.xp.reshape(backend.astype(timesteps, acc), (-1,))
+        return int(self.filled_config.num_train_timesteps)
 
 
 def mix(x: Array, noise: Array, a: Array, b: Array) -> Array:
     """Return a x + b noise, in the dtype of x."""
     backend = resolve(x)
-    engine.check_like(backend, x, "noise", noise)
+    check_like(backend, x, "noise", noise)
     mixed = backend.combine([x, noise], [a, b], backend.accumulation(x.dtype))
     return backend.astype(mixed, x.dtype)

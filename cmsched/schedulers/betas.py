@@ -1,26 +1,19 @@
-"""What the classes trained on a table of betas share."""
+"""What the classes trained on a table of betas share: their noise levels, and what is said."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import Enum
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from .. import spacings
-from .._messages import choose
+from ..discretizations import TrainingSteps
+from ..frozen import FrozenDict
 from ..predictions import Prediction
-from ..schedules import BETA_SCHEDULES, Betas, Point, Schedule, check_betas
-from .base import LevelsMixin, SchedulerMixin
-from .config import FrozenDict
+from ..schedules import BETA_SCHEDULES, Betas, Point, Schedule
 
-__all__ = [
-    "BETA_OPTIONS",
-    "EXCHANGEABLE",
-    "BetaMixin",
-    "BetaScheduler",
-    "KarrasDiffusionSchedulers",
-]
+__all__ = ["KarrasDiffusionSchedulers"]
 
 BETA_OPTIONS: Mapping[str, Any] = {
     "num_train_timesteps": 1000,
@@ -29,6 +22,11 @@ BETA_OPTIONS: Mapping[str, Any] = {
     "beta_schedule": "linear",
     "trained_betas": None,
 }
+BETA_CHOICES: Mapping[str, Any] = {
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "prediction_type": ("epsilon", "sample", "v_prediction"),
+}
+FINITE = 2.0**-24  # alpha_bar of the last step where sigma / alpha may not be infinite
 
 
 class KarrasDiffusionSchedulers(Enum):
@@ -60,128 +58,106 @@ def betas_schedule(**fields: Any) -> Betas:
     return Betas(**fields)
 
 
-class BetaMixin(LevelsMixin):
-    """What a table of betas says, for the classes trained on one."""
+def vp_betas(
+    c: FrozenDict, *, terminal: float = 0.0, frame: str = "vp", sigma_data: float = 0.0
+) -> Betas:
+    """Return the schedule of the betas that options describe, alpha^2 + sigma^2 = 1.
 
-    beta_schedules: ClassVar[tuple[str, ...]] = ("linear", "scaled_linear", "squaredcos_cap_v2")
-    prediction_types: ClassVar[tuple[str, ...]] = ("epsilon", "sample", "v_prediction")
-    frame: ClassVar[str] = "vp"
-    sigma_data: ClassVar[float] = 0.0
-    terminal: ClassVar[float] = 0.0  # alpha_bar of the last step under rescale_betas_zero_snr
+    terminal: alpha_bar of the last step under rescale_betas_zero_snr.
+    """
+    rescale = bool(c.get("rescale_betas_zero_snr"))
+    known = c.beta_schedule in BETA_SCHEDULES  # unused beside trained_betas
+    return betas_schedule(
+        frame=frame,
+        sigma_data=sigma_data,
+        num_train_timesteps=c.num_train_timesteps,
+        beta_start=float(c.beta_start),
+        beta_end=float(c.beta_end),
+        beta_schedule=c.beta_schedule if known else "linear",
+        trained_betas=None if c.trained_betas is None else tuple(c.trained_betas),
+        rescale_betas_zero_snr=rescale,
+        terminal=terminal if rescale else 0.0,
+        snr_shift_scale=float(c.get("snr_shift_scale", 1.0)),
+    )
 
-    def _validate(self, config: FrozenDict) -> None:
-        """Check the options that these classes share."""
-        super()._validate(config)
-        train = config.num_train_timesteps
-        if config.trained_betas is None:
-            choose("beta_schedule", config.beta_schedule, self.beta_schedules)
-            for name in ("beta_start", "beta_end"):
-                if not 0.0 < config[name] < 1.0:
-                    raise ValueError(f"{name} must lie in (0, 1), got {config[name]}")
-        elif (count := len(check_betas(config.trained_betas))) != train:
-            raise ValueError(
-                f"trained_betas has {count} entries but num_train_timesteps={train}; pass"
-                f" num_train_timesteps={count}"
-            )
-        choose("prediction_type", config.prediction_type, self.prediction_types)
-        if "timestep_spacing" in self.options:
-            choose("timestep_spacing", config.timestep_spacing, spacings.TIMESTEPS)
-        if config.get("steps_offset", 0) < 0:
-            raise ValueError(f"steps_offset must be at least 0, got {config.steps_offset}")
-        if config.get("clip_sample") and not config.clip_sample_range > 0:
-            raise ValueError(f"clip_sample_range must be positive, got {config.clip_sample_range}")
-        if config.get("thresholding"):
-            ratio, largest = config.dynamic_thresholding_ratio, config.sample_max_value
-            if not 0.0 < ratio <= 1.0:
-                raise ValueError(f"dynamic_thresholding_ratio must lie in (0, 1], got {ratio}")
-            if not largest > 0:
-                raise ValueError(f"sample_max_value must be positive, got {largest}")
 
-    @property
-    def _table(self) -> Betas:
-        """The schedule of the betas, also where the samples follow another one."""
-        return self._betas(self._options)
+def vp_betas_finite(c: FrozenDict) -> Betas:
+    """Return the same for solvers that need a finite log-SNR everywhere."""
+    return vp_betas(c, terminal=FINITE)
 
-    def _betas(self, config: FrozenDict) -> Betas:
-        rescale = bool(config.get("rescale_betas_zero_snr"))
-        known = config.beta_schedule in BETA_SCHEDULES  # unused beside trained_betas
-        return betas_schedule(
-            frame=self.frame,
-            sigma_data=self.sigma_data,
-            num_train_timesteps=config.num_train_timesteps,
-            beta_start=float(config.beta_start),
-            beta_end=float(config.beta_end),
-            beta_schedule=config.beta_schedule if known else "linear",
-            trained_betas=None if config.trained_betas is None else tuple(config.trained_betas),
-            rescale_betas_zero_snr=rescale,
-            terminal=self.terminal if rescale else 0.0,
-            snr_shift_scale=float(config.get("snr_shift_scale", 1.0)),
-        )
 
-    def _schedule(self, config: FrozenDict) -> Schedule:
-        return self._betas(config)
+def ve_betas(c: FrozenDict) -> Betas:
+    """Return the same levels for samples x0 + sigma eps and networks that see them scaled."""
+    return vp_betas(c, terminal=FINITE, frame="ve", sigma_data=1.0)
 
-    def _prediction(self, config: FrozenDict) -> Prediction:
-        threshold = clip = None
-        if config.get("thresholding"):
-            threshold = (float(config.dynamic_thresholding_ratio), float(config.sample_max_value))
-        elif config.get("clip_sample"):
-            clip = float(config.clip_sample_range)
-        kind = config.prediction_type
-        return Prediction(
-            "sample" if kind == "original_sample" else kind,
-            clip,
-            threshold,
-            variance_head=str(config.get("variance_type")).startswith("learned"),
-        )
 
-    def _points(
-        self,
-        config: FrozenDict,
-        n: int,
-        *,
-        num_train_timesteps: int | None = None,
-        **options: Any,
-    ) -> list[Point]:
-        """num_train_timesteps: spread the steps over only so many of the first training steps."""
-        schedule, train = self._schedule(config), config.num_train_timesteps
-        if num_train_timesteps is not None:
-            train = spacings.check_count("num_train_timesteps", num_train_timesteps, train)
-        if n == 1 and config.timestep_spacing == "linspace" and self._copies:
-            return [schedule.at(t=0.0)]  # the reference's one point of linspace is the least noisy
-        times = spacings.timesteps(
-            config.timestep_spacing, n, train, offset=config.steps_offset, whole=self.whole_times
-        )
-        return [schedule.at(t=t) for t in times]
+def said(c: FrozenDict, **fields: Any) -> Prediction:
+    """Return what the network says, and how the estimate is clipped; fields of it by name."""
+    threshold = clip = None
+    if c.get("thresholding"):
+        threshold = (float(c.dynamic_thresholding_ratio), float(c.sample_max_value))
+    elif c.get("clip_sample"):
+        clip = float(c.clip_sample_range)
+    kind = "sample" if c.prediction_type == "original_sample" else c.prediction_type
+    head = str(c.get("variance_type")).startswith("learned")
+    return replace(Prediction(kind, clip, threshold, variance_head=head), **fields)
 
-    @property
-    def alphas_cumprod(self) -> Any:
+
+def data_end(c: FrozenDict, schedule: Schedule) -> Point:
+    """Return where set_alpha_to_one lets the sample end: at the data, or at timestep 0."""
+    return schedule.point(0.0, 0.0) if c.set_alpha_to_one else schedule.at(t=0.0)
+
+
+def data_alpha(scheduler: Any) -> Any:
+    """alpha_bar at the end where the data are."""
+    return scheduler.show(np.array(scheduler.recipe().discretization.end.alpha ** 2))
+
+
+def spaced(
+    c: FrozenDict, schedule: Schedule, end: Point, reference: bool, **fields: Any
+) -> TrainingSteps:
+    """Return the discretization by timestep_spacing over the training steps."""
+    return TrainingSteps(
+        schedule=schedule,
+        end=end,
+        train=c.num_train_timesteps,
+        repeats_end=reference,
+        **{
+            "one_is_least": reference,
+            "spacing": c.get("timestep_spacing", "linspace"),
+            "offset": c.get("steps_offset", 0),
+            **fields,
+        },
+    )
+
+
+def tables_of(table: Callable[[FrozenDict], Betas]) -> tuple[property, property, property]:
+    """Return the attributes alphas_cumprod, alphas and betas of a class with this schedule."""
+
+    def alphas_cumprod(self: Any) -> Any:
         """Cumulative product of 1 - beta, shape (num_train_timesteps,)."""
-        return self._shown(self._table.alphas_cumprod)
+        return self.show(table(self.filled_config).alphas_cumprod)
 
-    @property
-    def alphas(self) -> Any:
+    def alphas(self: Any) -> Any:
         """1 - beta of the training steps, after rescaling."""
-        bar = self._table.alphas_cumprod.copy()
-        if self._options.get("rescale_betas_zero_snr"):
+        bar = table(self.filled_config).alphas_cumprod.copy()
+        if self.filled_config.get("rescale_betas_zero_snr"):
             bar[-1] = 0.0  # even where sigmas need an alpha
-        return self._shown(bar / np.concatenate([[1.0], bar[:-1]]))
+        return self.show(bar / np.concatenate([[1.0], bar[:-1]]))
 
-    @property
-    def betas(self) -> Any:
+    def betas(self: Any) -> Any:
         """Betas of the training steps, after rescaling."""
-        return 1.0 - self.alphas
+        return 1.0 - alphas(self)
+
+    return property(alphas_cumprod), property(alphas), property(betas)
 
 
-class BetaScheduler(BetaMixin, SchedulerMixin):
-    """Base of the classes trained on a table of betas that have the stateful habit."""
+def previous_timestep(self: Any, timestep: Any) -> int:
+    """Return the timestep that the step from this one goes to, -1 after the last.
 
-    def previous_timestep(self, timestep: Any) -> int:
-        """Return the timestep that the step from this one goes to, -1 after the last.
-
-        Before `set_timesteps` it is one less.
-        """
-        if self._plan is None:
-            return int(timestep) - 1
-        after = self.index_for_timestep(timestep) + 1
-        return int(self._plan.timesteps[after]) if after < len(self._plan) else -1
+    Before `set_timesteps` it is one less.
+    """
+    if self.timeline is None:
+        return int(timestep) - 1
+    after = self.timeline.entry(timestep) + 1
+    return int(self.timeline.times[after]) if after < len(self.timeline) else -1

@@ -1,19 +1,23 @@
 """CogVideoX: DDIM and SDE-DPM-Solver++ on shifted signal-to-noise ratios."""
 
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from .. import engine
 from ..backends import resolve
 from ..engine.checks import check_like, check_output
-from ..predictions import Prediction
-from .base import Run, one_time
-from .betas import BETA_OPTIONS, EXCHANGEABLE, BetaMixin
-from .config import FrozenDict
-from .first_order import DDIMScheduler, DDIMSchedulerOutput, StrideMixin
+from ..frozen import FrozenDict
+from ..grids import Grid
+from ..plan import Plan
+from ..recipe import Recipe
+from .betas import BETA_CHOICES, BETA_OPTIONS, EXCHANGEABLE, data_alpha, tables_of, vp_betas
+from .first_order import DDIMScheduler, ddim
+from .habit import SchedulerMixin, with_options
+from .options import check_step_option
+from .outputs import DDIMSchedulerOutput
 from .parts import PartsMixin
-from .plans import check_option
+from .timeline import one_time
 
 __all__ = ["CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"]
 
@@ -36,43 +40,68 @@ OPTIONS = {
 }
 
 
-class ShiftMixin(BetaMixin):
-    """What the two classes share.
+def cogvideox_ddim(c: FrozenDict, reference: bool) -> Recipe:
+    """Return what the options of CogVideoX's DDIM mean: those of DDIM, but that it never clips.
 
-    Signal-to-noise ratios are divided by snr_shift_scale, then shifted to a zero terminal one if
-    rescale_betas_zero_snr. sample_max_value is of a thresholding that they do not have.
+    That is the reference; in the paper's sense it clips as asked. Signal-to-noise ratios are
+    divided by snr_shift_scale, then shifted to a zero terminal one if rescale_betas_zero_snr.
     """
-
-    _compatibles: ClassVar = EXCHANGEABLE
-
-    def _validate(self, config: FrozenDict) -> None:
-        super()._validate(config)
-        if not config.snr_shift_scale > 0:
-            raise ValueError(f"snr_shift_scale must be positive, got {config.snr_shift_scale}")
-
-    def _prediction(self, config: FrozenDict) -> Prediction:
-        found = super()._prediction(config)
-        return replace(found, clip=None) if self._copies else found  # the reference never clips
+    recipe = ddim(c, reference)
+    if reference:
+        recipe = replace(recipe, prediction=replace(recipe.prediction, clip=None))
+    return recipe
 
 
-class CogVideoXDDIMScheduler(ShiftMixin, DDIMScheduler):
+@dataclass(frozen=True)
+class LeavesTable:
+    """Whether the last step of a run leaves the table, where the reference's is of first order."""
+
+    train: int
+
+    def __call__(self, grid: Grid) -> bool:
+        """Return it."""
+        return grid.points[-2].t < self.train // len(grid)
+
+
+def cogvideox_dpm(c: FrozenDict, reference: bool) -> Recipe:
+    """Return what the options of CogVideoX's SDE-DPM-Solver++ mean, on the steps of its DDIM.
+
+    The last step is of first order; in the reference only where it leaves the table.
+    """
+    recipe = cogvideox_ddim(c, reference)
+    first = LeavesTable(c.num_train_timesteps) if reference else True
+    options = {"solver_order": 2, "eta": 1.0, "euler_at_final": first}
+    return replace(recipe, sampler="dpmpp_multistep", options=options)
+
+
+class CogVideoXDDIMScheduler(SchedulerMixin):
     """DDIM (arXiv:2010.02502) on the noise levels of CogVideoX (arXiv:2408.06072).
 
     With compatibility="diffusers" eta and use_clipped_model_output have no effect at `step`, as in
-    the reference.
+    the reference. sample_max_value is of a thresholding that there is not.
     """
 
     options: ClassVar = OPTIONS
+    choices: ClassVar = BETA_CHOICES
+    step_options: ClassVar = DDIMScheduler.step_options
+    output_class = DDIMSchedulerOutput
+    meaning = staticmethod(cogvideox_ddim)
+    _compatibles: ClassVar = EXCHANGEABLE
 
-    def _with_options(self, run: Run, options: dict[str, Any]) -> Run:
-        if not self._copies:
-            return super()._with_options(run, options)
+    alphas_cumprod, alphas, betas = tables_of(vp_betas)
+    final_alpha_cumprod = property(data_alpha)
+    _get_variance = DDIMScheduler._get_variance
+
+    def replan(self, plan: Plan, options: dict[str, Any]) -> Plan:
+        """Return the plan with other options, which have no effect in the reference."""
+        if not self.as_reference:
+            return with_options(plan, tuple(options.items()))
         for name in (name for name, value in options.items() if value):
-            self._once(f"{name} has no effect")
-        return super()._with_options(run, {})._replace(options=options)
+            self.say_once(f"{name} has no effect")
+        return plan
 
 
-class CogVideoXDPMScheduler(ShiftMixin, StrideMixin, PartsMixin):
+class CogVideoXDPMScheduler(PartsMixin):
     """SDE-DPM-Solver++ of order 2 (arXiv:2211.01095) on the noise levels of CogVideoX.
 
     The caller keeps the last estimate of x0, and says where it was made:
@@ -87,17 +116,12 @@ class CogVideoXDPMScheduler(ShiftMixin, StrideMixin, PartsMixin):
     """
 
     options: ClassVar = OPTIONS
+    choices: ClassVar = BETA_CHOICES
+    meaning = staticmethod(cogvideox_dpm)
+    _compatibles: ClassVar = EXCHANGEABLE
 
-    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        """The last step is of first order; in the reference only where it leaves the table."""
-        first = not self._copies
-        first = first or self._points(config, n)[-1].t < config.num_train_timesteps // n
-        return "dpmpp_multistep", {"solver_order": 2, "eta": 1.0, "euler_at_final": first}
-
-    @property
-    def final_alpha_cumprod(self) -> Array:
-        """alpha_bar where the last step ends."""
-        return self._data_alpha()
+    alphas_cumprod, alphas, betas = tables_of(vp_betas)
+    final_alpha_cumprod = property(data_alpha)
 
     def step(
         self,
@@ -135,11 +159,11 @@ class CogVideoXDPMScheduler(ShiftMixin, StrideMixin, PartsMixin):
         """
         given = {"eta": eta, "use_clipped_model_output": use_clipped_model_output}
         for name, default in (("eta", 0.0), ("use_clipped_model_output", False)):
-            check_option(name, given[name], default)
+            check_step_option(name, given[name], default)
             if given[name]:
                 warnings.warn(f"{type(self).__name__}: {name} has no effect", stacklevel=2)
-        plan, backend, old = self._set(), resolve(sample), old_pred_original_sample
-        entry = self._entry(sample, one_time(timestep))
+        plan, backend, old = self.required().plan, resolve(sample), old_pred_original_sample
+        entry = self.step_at(sample, one_time(timestep))
         self._check_back(sample, entry, old, timestep_back)
         check_output(backend, sample, model_output, plan.prediction)
         last = plan.options["euler_at_final"] and entry == len(plan) - 1
@@ -153,10 +177,10 @@ class CogVideoXDPMScheduler(ShiftMixin, StrideMixin, PartsMixin):
         if not plan.rows[entry].draws:
             generator = noise = None
         elif noise is None:
-            if self._copies and old is not None and not last:
-                self._normal(sample, generator)
-            noise = self._normal(sample, None) if generator is None else None
-        memory = (sample if old is None else old,) * len(plan.check_traced().slots)
+            if self.as_reference and old is not None and not last:
+                self.normal(sample, generator)
+            noise = self.normal(sample, None) if generator is None else None
+        memory = (sample if old is None else old,) * len(plan.layout.slots)
         state = engine.State(sample, memory, entry)
         after = engine.step(plan, state, model_output, rng=generator, noise=noise)
         fields = after.sample, engine.estimate_x0(plan, entry, sample, model_output)
@@ -172,7 +196,7 @@ class CogVideoXDPMScheduler(ShiftMixin, StrideMixin, PartsMixin):
         if old is None:
             return
         check_like(resolve(sample), sample, "old_pred_original_sample", old)
-        if self._entry(sample, one_time(back, "timestep_back")) != entry - 1:
+        if self.step_at(sample, one_time(back, "timestep_back")) != entry - 1:
             raise ValueError(
                 f"timestep_back={one_time(back):g} is not the entry of timesteps before this one;"
                 " pass the timestep of the step before"

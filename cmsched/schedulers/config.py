@@ -9,45 +9,43 @@ import importlib
 import inspect
 import json
 import os
-import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
-from .._messages import choose, nearest
+import numpy as np
 
-__all__ = ["CLASSES", "REQUIRED", "ConfigMixin", "FrozenDict", "from_pretrained"]
+from ..backends import Backend, from_device, named, resolve
+from ..checks import check_choice, nearest
+from ..frozen import FrozenDict
+from .config_values import boolean, class_name, hashable, listed, plain, public, renewed, source_of
+from .options import Rule, check_options
 
-CLASSES: dict[str, type[ConfigMixin]] = {}  # every class that has options, by name
+Array = Any
+__all__ = [
+    "CLASSES",
+    "LOADING",
+    "REQUIRED",
+    "ConfigMixin",
+    "FrozenDict",
+    "classes",
+]
+
+CLASSES: dict[str, type[ConfigMixin]] = {}  # those loaded that have options, by name
 REQUIRED = inspect.Parameter.empty  # the default of an option that must be given
 
-_LOAD = ("subfolder", "revision", "cache_dir", "local_files_only", "force_download", "token")
+LOADING = ("subfolder", "revision", "cache_dir", "local_files_only", "force_download", "token")
 _PUSH = ("repo_id", "commit_message", "private", "token", "create_pr", "subfolder")
 _DROPPED = ("resume_download", "proxies")
-_FORMER_NAMES = {"DPMSolverMultistepInverse": "DPMSolverMultistepInverseScheduler"}
-_NON_FINITE = re.compile(r"[+-]?(inf(inity)?|nan)", re.IGNORECASE)
 
 
-class FrozenDict(dict[str, Any]):
-    """A dict that cannot be written to, and whose items are attributes as well."""
+def classes() -> dict[str, type[ConfigMixin]]:
+    """Return every class that has options, by name; those of cmsched are loaded now."""
+    from . import load_all
 
-    __slots__ = ()
-
-    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
-        name = args[0] if args and isinstance(args[0], str) else "name"
-        raise TypeError(f"a config is frozen; call scheduler.register_to_config({name}=value)")
-
-    __setitem__ = __delitem__ = __setattr__ = __delattr__ = __ior__ = _refuse
-    pop = popitem = clear = update = setdefault = _refuse
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self:
-            return self[name]
-        raise AttributeError(f"the config has no {name!r}{nearest(name, self)}")
-
-    def __reduce__(self) -> tuple[type[FrozenDict], tuple[dict[str, Any]]]:
-        return FrozenDict, (dict(self),)  # by default a copy is made by setting items
+    load_all()
+    return CLASSES
 
 
 class _ModuleName(str):
@@ -59,20 +57,39 @@ class _ModuleName(str):
 class ConfigMixin:
     """A class whose constructor takes the options it declares and records them in `config`.
 
-    `options` maps names to defaults (`REQUIRED`: none) in positional order; `hidden_options` are
-    keyword-only and stand in the config only where they differ from their default. The keywords
-    `compatibility` ("paper" or "diffusers") and `xp` become attributes and are not configuration.
+    The keywords `compatibility` ("paper" or "diffusers") and `xp`, the framework of `timesteps` and
+    tables, become attributes and are not configuration.
+
+    Class attributes:
+        options: names and defaults (`REQUIRED`: none), in positional order.
+        hidden_options: keyword-only ones, in the config only where they differ from their default.
+        choices: the values of those options that have few in this class.
+        aliases: values of other classes' options that mean one of these when a config is handed
+            over.
+        relations: functions that raise where options do not go together.
+        idle: options that are kept in the configuration and have no effect, and why.
+        rules: what values options have, by name; None checks only what goes together.
+        strict: whether options are checked when they are set, or only when they are used.
     """
 
     config_name: ClassVar[str] = "scheduler_config.json"
     has_compatibles: ClassVar[bool] = True
     options: ClassVar[Mapping[str, Any]] = {}
     hidden_options: ClassVar[Mapping[str, Any]] = {}
+    choices: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    aliases: ClassVar[Mapping[str, Any]] = {}
+    relations: ClassVar[Sequence[Callable[[FrozenDict], None]]] = ()
+    idle: ClassVar[Mapping[str, str]] = {}
+    rules: ClassVar[Mapping[str, Rule] | None] = None
+    strict: ClassVar[bool] = True
     _compatibles: ClassVar[list[str]] = []
 
     _internal_dict: Mapping[str, Any]  # the field's pipelines replace it
     compatibility: str
     xp: Any
+    num_inference_steps: int | None = None
+    last_seed: int | None = None  # of noise made of fresh entropy
+    _timesteps: Array = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Record the class by name and give it a constructor that shows its options."""
@@ -102,10 +119,46 @@ class ConfigMixin:
         self, *args: Any, compatibility: str = "paper", xp: Any = None, **kwargs: Any
     ) -> None:
         """Take options by position or name; TypeError for a wrong name, ValueError for a value."""
-        choose("compatibility", compatibility, ("paper", "diffusers"))
+        check_choice("compatibility", compatibility, ("paper", "diffusers"))
         self._internal_dict = self._checked(self._bind(args, kwargs))
         self.compatibility = compatibility
         self.xp = xp
+        if xp is not None:
+            named(xp)
+
+    def __bool__(self) -> bool:
+        """Return True: length is that of the training."""
+        return True
+
+    # the framework of what is shown
+
+    def framework(self, device: Any = None, xp: Any = None) -> Backend:
+        """Return that of xp, by default the constructor's, else of the device, else NumPy."""
+        xp = self.xp if xp is None else xp
+        return from_device(device) if xp is None else named(xp)
+
+    def set_times(self, backend: Backend, host: np.ndarray, device: Any) -> None:
+        """Set the timesteps, on a device."""
+        try:
+            self._timesteps = backend.to_device(host, device)
+        except (RuntimeError, AssertionError) as error:  # PyTorch's: no such device
+            raise ValueError(f"device={device!r} cannot be used: {error}") from error
+
+    def show(self, host: np.ndarray) -> Array:
+        """Return a host table in the framework of the timesteps."""
+        given = self._timesteps
+        return (self.framework() if given is None else resolve(given)).to_device(host)
+
+    def noise_source(self, backend: Backend, device: Any) -> tuple[Any, int | None]:
+        """Return where a run's noise comes from if none is given, and the seed if it is new."""
+        return self.fresh_noise(backend, device)
+
+    def fresh_noise(self, backend: Backend, device: Any) -> tuple[Any, int | None]:
+        """Return where it comes from if the configuration does not say."""
+        seed = int.from_bytes(os.urandom(8)) >> 1
+        return backend.fresh(seed, device), seed
+
+    # options
 
     @classmethod
     def _bind(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -115,16 +168,19 @@ class ConfigMixin:
             raise TypeError(f"{call} takes {most} options by position, got {len(args)}; name them")
         given = dict(zip(cls.options, args, strict=False))
         if twice := [key for key in given if key in kwargs]:
-            raise TypeError(f"{call} got {_listed(twice)} both by position and by name")
+            raise TypeError(f"{call} got {listed(twice)} both by position and by name")
         given |= kwargs
         # Underscored keys are bookkeeping: `Class(**scheduler.config)` must work.
-        for key in sorted(_public(given) - {*own}):
-            owners = [name for name, known in list(CLASSES.items()) if key in _names(known)]
+        for key in sorted(public(given) - {*own}):
+            owners = [name for name, known in list(classes().items()) if key in _names(known)]
             where = f", it is one of {', '.join(owners)}" if owners else ""
             raise TypeError(f"{call} has no option {key!r}{where}{nearest(key, own)}")
+        for key, why in cls.idle.items():
+            if key in given and given[key] != cls.options[key]:
+                warnings.warn(f"{cls.__name__}: {key} has no effect; {why}", stacklevel=4)
         defaults = [key for key in cls.options if key not in given]
         if missing := [key for key in defaults if cls.options[key] is REQUIRED]:
-            raise TypeError(f"{call} needs a value for {_listed(missing)}")
+            raise TypeError(f"{call} needs a value for {listed(missing)}")
         if defaults:
             given["_use_default_values"] = defaults
         return {**cls.options, **given}
@@ -132,19 +188,40 @@ class ConfigMixin:
     def _checked(self, values: Mapping[str, Any]) -> FrozenDict:
         """Return the valid config of these values: plain data, without what stays hidden."""
         known = {**self.options, **self.hidden_options}
-        plain = {key: _plain(value, known.get(key, "")) for key, value in values.items()}
+        config = {key: plain(value, known.get(key, "")) for key, value in values.items()}
         for key, default in self.hidden_options.items():
-            if key in plain and plain[key] == default and boolean(plain[key]) == boolean(default):
-                del plain[key]
-        self._validate(self._filled(plain))
-        return FrozenDict(plain)
+            value = config.get(key, REQUIRED)
+            if value == default and boolean(value) == boolean(default):
+                del config[key]
+        if self.strict:
+            self.check(self._filled(config))
+        return FrozenDict(config)
 
     def _filled(self, config: Mapping[str, Any]) -> FrozenDict:
-        """Return a config with every option in it, the hidden ones too."""
-        return FrozenDict({**self.options, **self.hidden_options, **config})
+        """Return every option of this class; keys that a config keeps for others have no effect."""
+        known = {**self.options, **self.hidden_options}
+        return FrozenDict({name: config.get(name, value) for name, value in known.items()})
 
-    def _validate(self, config: FrozenDict) -> None:
-        """Raise ValueError where values do not fit; `config` is filled (see `_filled`)."""
+    @property
+    def filled_config(self) -> FrozenDict:
+        """The present value of every option, the hidden ones too, and of nothing else."""
+        return self._filled(self.config)
+
+    @classmethod
+    def meant(cls, config: FrozenDict) -> FrozenDict:
+        """Return a filled config with this class's values in place of other classes' for them."""
+        few = [name for name in cls.choices if hashable(config.get(name))]
+        own = {name: cls.aliases.get(config[name], config[name]) for name in few if name in config}
+        return FrozenDict({**config, **own})
+
+    @classmethod
+    def check(cls, config: FrozenDict) -> None:
+        """Raise ValueError or TypeError where the values of a filled config do not fit."""
+        config = cls.meant(config)
+        if cls.rules is not None:
+            check_options({**cls.options, **cls.hidden_options}, config, cls.rules, cls.choices)
+        for relation in cls.relations:
+            relation(config)
 
     @property
     def config(self) -> FrozenDict:
@@ -159,7 +236,7 @@ class ConfigMixin:
             defaults = [k for k in config.pop("_use_default_values", ()) if k not in kwargs]
             config |= {"_use_default_values": defaults} if defaults else {}
         config = self._checked(config)
-        self._warn(kept=_public(kwargs) - self._known())
+        self._warn(kept=public(kwargs) - self._known())
         self._internal_dict = config
 
     @classmethod
@@ -175,10 +252,13 @@ class ConfigMixin:
         """
         init, hidden, unexpected = cls._sorted(config)
         own = [*_names(cls), "compatibility", "xp"]
+        idle = {key: init.pop(key) for key in cls.idle if key in init}  # no one asked for these
         init |= {key: kwargs.pop(key) for key in own if key in kwargs}
         cls._warn(kept=unexpected, ignored=() if return_unused_kwargs else kwargs)
         scheduler = cls(**init)
         scheduler._internal_dict = FrozenDict({**scheduler._internal_dict, **hidden})
+        if idle := {key: value for key, value in idle.items() if key not in init}:
+            scheduler.register_to_config(**idle)
         return (scheduler, {**hidden, **kwargs}) if return_unused_kwargs else scheduler
 
     @classmethod
@@ -193,20 +273,20 @@ class ConfigMixin:
             raise TypeError(f"from_config takes a dict, got {type(config).__name__}; use {hint}")
         if odd := [key for key in config if not isinstance(key, str)]:
             raise TypeError(f"the keys of a config are strings, got {odd}")
-        origin = _class_name(config)
+        origin = class_name(config)
         known = cls._known(origin)
-        if origin and origin not in CLASSES and all(config.get(key) is None for key in known):
+        if origin and origin not in classes() and all(config.get(key) is None for key in known):
             raise ValueError(
                 f"this is the config of {origin}, which has no option of a scheduler; a pipeline "
                 f"keeps its scheduler's {cls.config_name} in the subfolder 'scheduler'"
             )
         left_out = {"_use_default_values", *(config.get("_use_default_values") or ())}
-        config = {key: _plain(value) for key, value in config.items() if key not in left_out}
-        config = _renewed(config)
+        config = {key: plain(value) for key, value in config.items() if key not in left_out}
+        config = renewed(config)
         if origin:
             config["_class_name"] = cls.__name__
         init = {key: config.pop(key) for key in _names(cls) if key in config}
-        return init, config, _public(config) - known
+        return init, config, public(config) - known
 
     @classmethod
     def load_config(
@@ -226,11 +306,11 @@ class ConfigMixin:
         for key in _DROPPED:
             if key in kwargs:
                 raise TypeError(f"{key}= is not supported: the Hub's client has dropped it")
-        where = {key: kwargs.pop(key) for key in _LOAD if key in kwargs}
+        where = {key: kwargs.pop(key) for key in LOADING if key in kwargs}
         if kwargs and not return_unused_kwargs:
             key = min(kwargs)
-            raise TypeError(f"load_config has no keyword {key!r}{nearest(key, _LOAD)}")
-        file = files.find(_source(pretrained_model_name_or_path), cls.config_name, **where)
+            raise TypeError(f"load_config has no keyword {key!r}{nearest(key, LOADING)}")
+        file = files.find(source_of(pretrained_model_name_or_path), cls.config_name, **where)
         result = [files.read(file)]
         if return_unused_kwargs:
             result.append(kwargs)
@@ -334,7 +414,7 @@ class ConfigMixin:
     @classmethod
     def _get_compatibles(cls) -> list[type[ConfigMixin]]:
         names = cls._compatibles if cls.has_compatibles else ()
-        return list(dict.fromkeys([cls, *(CLASSES[name] for name in names if name in CLASSES)]))
+        return list(dict.fromkeys([cls, *(classes()[name] for name in names if name in classes())]))
 
     @classmethod
     def _known(cls, origin: str | None = None) -> set[str]:
@@ -343,16 +423,16 @@ class ConfigMixin:
         A file of this class may have keys of any other: models are published with what is left of
         those they were trained with.
         """
-        classes: Iterable[type[ConfigMixin]] = CLASSES.values()
+        among: Iterable[type[ConfigMixin]] = classes().values()
         if origin != cls.__name__:
-            classes = [*cls._get_compatibles(), CLASSES.get(origin or "", cls)]
-        return {key for known in classes for key in _names(known)}
+            among = [*cls._get_compatibles(), classes().get(origin or "", cls)]
+        return {key for known in among for key in _names(known)}
 
     @classmethod
     def _warn(cls, kept: Iterable[str] = (), ignored: Iterable[str] = ()) -> None:
-        parts = [f"{_listed(kept)} (kept in the config)"] if kept else []
+        parts = [f"{listed(kept)} (kept in the config)"] if kept else []
         hints = "".join(nearest(key, _names(cls)) for key in ignored)
-        parts += [f"{_listed(ignored)} (ignored{hints})"] if ignored else []
+        parts += [f"{listed(ignored)} (ignored{hints})"] if ignored else []
         if parts:
             message = f"{cls.__name__} has no option {' and '.join(parts)}"
             warnings.warn(message, stacklevel=3)
@@ -371,111 +451,5 @@ class ConfigMixin:
             self.xp = importlib.import_module(state["xp"])
 
 
-def from_pretrained(
-    pretrained_model_name_or_path: str | os.PathLike[str],
-    subfolder: str | None = None,
-    **kwargs: Any,
-) -> Any:
-    """Build the scheduler that a config file names, of any class.
-
-    Args:
-        pretrained_model_name_or_path: a folder, a file or a model id of the Hub; where there is no
-            config at the top, that of its subfolder "scheduler" is found, as of a pipeline.
-        subfolder: where the file is; then nowhere else is looked.
-        **kwargs: those of the classes' own `from_pretrained`.
-
-    Returns:
-        The scheduler, of the class named by `_class_name`, which may be a former name, or that of a
-        Flax class; with return_unused_kwargs or output_loading_info a tuple.
-
-    Raises:
-        OSError: there is no such file, or it is no JSON.
-        TypeError: the first argument is no path or model id.
-        ValueError: the file names no class, or one that is not here.
-    """
-    from . import files
-
-    source, name = _source(pretrained_model_name_or_path), ConfigMixin.config_name
-    where = {key: kwargs.pop(key) for key in _LOAD if key in kwargs}
-    try:
-        file = files.find(source, name, subfolder, **where)
-    except FileNotFoundError as error:
-        if subfolder:
-            raise
-        try:
-            file = files.find(source, name, "scheduler", **where)
-        except FileNotFoundError:
-            raise error from None
-    origin = _class_name(files.read(file))
-    if origin in CLASSES:
-        return CLASSES[origin].from_pretrained(file, **kwargs)
-    another = "cmsched.DDIMScheduler.from_pretrained(...)"
-    if not origin:
-        raise ValueError(f"{file} names no class as _class_name; load it with one, as {another}")
-    raise ValueError(
-        f"{file} is the config of {origin}, which is no scheduler of cmsched; where its model runs"
-        f" with another one, load it with that class, as {another}"
-        f"{nearest(origin, CLASSES, 0.95)}"  # all of them end alike
-    )
-
-
-def _source(value: Any) -> str:
-    """Return the first argument of `from_pretrained` as a string."""
-    if not isinstance(value, str | os.PathLike):
-        raise TypeError(
-            "pretrained_model_name_or_path must be a folder, a file or a model id, got"
-            f" {value!r:.80}"
-        )
-    return os.fspath(value)
-
-
-def _class_name(config: Mapping[str, Any]) -> str | None:
-    """Return the name of the class that a config is of, as it is here."""
-    name = config.get("_class_name")
-    if isinstance(name, list | tuple) and name:  # [module, class]: code kept with a model
-        name = name[-1]
-    if not isinstance(name, str | None):
-        raise ValueError(f"_class_name must be a string or a list of them, got {name!r}")
-    return name and _FORMER_NAMES.get(name, name.removeprefix("Flax"))
-
-
-def _renewed(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a config with today's keys in place of those of the field's first files."""
-    old = {key: config[key] for key in ("predict_epsilon", "tensor_format") if key in config}
-    if "predict_epsilon" in old:
-        meant = {"prediction_type": "epsilon" if old["predict_epsilon"] else "sample"}
-        config = {**meant, **config}
-    return {key: value for key, value in config.items() if key not in old}
-
-
-def boolean(value: Any) -> bool:
-    """Return whether a value is True or False, and not 1 or 0 in its place."""
-    return isinstance(value, bool)
-
-
 def _names(cls: type[ConfigMixin]) -> list[str]:
     return [*cls.options, *cls.hidden_options]
-
-
-def _public(keys: Iterable[str]) -> set[str]:
-    return {key for key in keys if not key.startswith("_")}
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in sorted(names))
-
-
-def _plain(value: Any, default: Any = "") -> Any:
-    """Return arrays as lists, array scalars as numbers, lists as copies, "-inf" as a float.
-
-    The last only where the option's default is no string.
-    """
-    if isinstance(value, str) and not isinstance(default, str) and _NON_FINITE.fullmatch(value):
-        return float(value)
-    if callable(getattr(value, "tolist", None)):
-        return value.tolist()
-    if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value))
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value

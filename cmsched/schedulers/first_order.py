@@ -1,99 +1,99 @@
 """DDIM, its inversion, and DDPM: conditioned on whole timesteps, alpha^2 + sigma^2 = 1."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, ClassVar
 
-import numpy as np
-
 from .. import engine
-from .._messages import choose
 from ..backends import resolve
-from ..plan import Plan, make_plan
-from ..samplers.first_order import VARIANCES, variances
+from ..checks import check_choice
+from ..discretizations import Discretization, Strided, Upward
+from ..frozen import FrozenDict
+from ..recipe import Recipe
+from ..samplers.first_order import VARIANCES, variance_bounds
 from ..samplers.formulas import ancestral
 from ..schedules import Point
-from ..spacings import Grid
-from .base import SchedulerMixin, one_time, times_beside, tolerance
-from .betas import BETA_OPTIONS, EXCHANGEABLE, BetaMixin, BetaScheduler
-from .config import FrozenDict
-from .outputs import OriginalSampleOutput
-from .plans import check_option
+from .base import TIMES
+from .betas import (
+    BETA_CHOICES,
+    BETA_OPTIONS,
+    EXCHANGEABLE,
+    data_alpha,
+    data_end,
+    previous_timestep,
+    said,
+    spaced,
+    tables_of,
+    vp_betas,
+)
+from .habit import SchedulerMixin, with_options
+from .options import check_step_option
+from .outputs import (
+    DDIMParallelSchedulerOutput,
+    DDIMSchedulerOutput,
+    DDPMParallelSchedulerOutput,
+    DDPMSchedulerOutput,
+)
+from .timeline import Timeline, one_time
 
 __all__ = [
     "DDIMInverseScheduler",
     "DDIMParallelScheduler",
-    "DDIMParallelSchedulerOutput",
     "DDIMScheduler",
-    "DDIMSchedulerOutput",
     "DDPMParallelScheduler",
-    "DDPMParallelSchedulerOutput",
     "DDPMScheduler",
-    "DDPMSchedulerOutput",
-    "StrideMixin",
 ]
 
 Array = Any
 
 
-class DDIMSchedulerOutput(OriginalSampleOutput):
-    """Output of `DDIMScheduler.step` and `DDIMInverseScheduler.step`."""
+def ddim(c: FrozenDict, reference: bool) -> Recipe:
+    """Return what the options of DDIM mean."""
+    table = vp_betas(c)
+    where: Discretization = spaced(
+        c, table, data_end(c, table), reference, whole=True, limited=True
+    )
+    if reference:
+        where = where.with_quirk(Strided(c.num_train_timesteps))
+    return Recipe("ddim", where, said(c))
 
 
-class DDIMParallelSchedulerOutput(DDIMSchedulerOutput):
-    """Output of `DDIMParallelScheduler.step`."""
+def ddim_inverse(c: FrozenDict, reference: bool) -> Recipe:
+    """Return what the options of DDIM's inversion mean: the steps of DDIM, turned round."""
+    recipe = ddim(c, reference)
+    where = replace(recipe.discretization.then(Upward()), upward=True)
+    return Recipe("ddim", where, recipe.prediction)
 
 
-class DDPMSchedulerOutput(OriginalSampleOutput):
-    """Output of `DDPMScheduler.step`."""
+def ddpm(c: FrozenDict, reference: bool) -> Recipe:
+    """Return what the options of DDPM mean."""
+    table = vp_betas(c)
+    where = spaced(c, table, table.point(0.0, 0.0), reference, whole=True, limited=True)
+    options = {"variance": c.variance_type, "draw_last": reference}
+    return Recipe("ddpm", where, said(c), options)
 
 
-class DDPMParallelSchedulerOutput(DDPMSchedulerOutput):
-    """Output of `DDPMParallelScheduler.step`."""
+def known_noise(c: FrozenDict) -> None:
+    """Raise where nothing says what the noise of clean data is."""
+    if c.prediction_type == "sample" and c.set_alpha_to_one:
+        raise ValueError(
+            'prediction_type="sample" says nothing about the noise of clean data, where the'
+            " inversion starts with set_alpha_to_one=True; use set_alpha_to_one=False"
+        )
 
 
-class WholeSteps(BetaScheduler):
-    """Base of the classes whose steps go from one timestep to another."""
-
-    def _ends(self, timestep: Any, previous: Any = None) -> tuple[Point, Point]:
-        """Return the two ends of the step at a timestep: the run's own, or to another timestep."""
-        if previous is None:
-            return [*self._set().grid.steps()][self.index_for_timestep(timestep)]
-        schedule, before = self.schedule, one_time(previous)
-        after = schedule.at(t=before) if before >= 0 else self._last(self._options)
-        return schedule.at(t=one_time(timestep)), after
+def ends_of(scheduler: Any, timestep: Any, previous: Any = None) -> tuple[Point, Point]:
+    """Return the two ends of the step at a timestep: the run's own, or to another timestep."""
+    if previous is None:
+        timeline: Timeline = scheduler.required()
+        return [*timeline.plan.grid.steps()][timeline.entry(timestep)]
+    where, before = scheduler.recipe().discretization, one_time(previous)
+    after = where.schedule.at(t=before) if before >= 0 else where.end
+    return where.schedule.at(t=one_time(timestep)), after
 
 
-class StrideMixin(BetaMixin):
-    """Between which levels a step goes, for DDIM and its kin."""
-
-    def _last(self, config: FrozenDict, **options: Any) -> Point:
-        schedule = self._schedule(config)
-        return schedule.point(0.0, 0.0) if config.set_alpha_to_one else schedule.at(t=0.0)
-
-    def _finish(self, config: FrozenDict, grid: Grid) -> Grid:
-        """In the reference a step ends a fixed stride below its timestep, whatever comes next."""
-        if not self._copies:
-            return grid
-        stride = config.num_train_timesteps // len(grid)
-        ends = [p.t - stride for p in grid.points[:-1]]
-        arrivals = tuple(grid.at(t=t) if t >= 0 else grid.points[-1] for t in ends)
-        return grid if arrivals == grid.points[1:] else replace(grid, arrivals=arrivals)
-
-    def _data_alpha(self) -> Array:
-        """Return alpha_bar at the end where the data are."""
-        return self._shown(np.array(self._last(self._options).alpha ** 2))
-
-
-class DDIMSteps(StrideMixin, WholeSteps):
-    """What DDIM and its inversion share."""
-
-    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        return "ddim", {}
-
-
-class DDIMScheduler(DDIMSteps):
+class DDIMScheduler(SchedulerMixin):
     """Denoising diffusion implicit models (arXiv:2010.02502).
 
     Args of `step` and `plan`: eta, the part of the ancestral noise; use_clipped_model_output,
@@ -113,6 +113,7 @@ class DDIMScheduler(DDIMSteps):
         "timestep_spacing": "leading",
         "rescale_betas_zero_snr": False,
     }
+    choices: ClassVar = BETA_CHOICES
     step_options: ClassVar = {
         "eta": 0.0,
         "use_clipped_model_output": False,
@@ -121,19 +122,18 @@ class DDIMScheduler(DDIMSteps):
         "return_dict": True,
     }
     output_class = DDIMSchedulerOutput
+    meaning = staticmethod(ddim)
     _compatibles: ClassVar = EXCHANGEABLE
 
-    @property
-    def final_alpha_cumprod(self) -> Array:
-        """alpha_bar where the last step ends."""
-        return self._data_alpha()
+    alphas_cumprod, alphas, betas = tables_of(vp_betas)
+    final_alpha_cumprod = property(data_alpha)
 
     def _get_variance(self, timestep: Any, prev_timestep: Any = None) -> float:
         """Return the variance that a step adds with eta = 1 (eq. 16); -1 is the end."""
-        return ancestral(*self._ends(timestep, prev_timestep), 1.0)[1] ** 2
+        return ancestral(*ends_of(self, timestep, prev_timestep), 1.0)[1] ** 2
 
 
-class DDIMInverseScheduler(DDIMSteps):
+class DDIMInverseScheduler(SchedulerMixin):
     """DDIM from data to noise (arXiv:2010.02502, section 4.3, eq. 14 walked backwards).
 
     The timesteps increase. A step goes to the level of its timestep from that of the one before,
@@ -151,34 +151,17 @@ class DDIMInverseScheduler(DDIMSteps):
         "timestep_spacing": "leading",
         "rescale_betas_zero_snr": False,
     }
+    choices: ClassVar = BETA_CHOICES
+    relations = (known_noise,)
     step_options: ClassVar = {"return_dict": True}
     output_class = DDIMSchedulerOutput
-    upward = True
+    meaning = staticmethod(ddim_inverse)
 
-    def _validate(self, config: FrozenDict) -> None:
-        super()._validate(config)
-        if config.prediction_type == "sample" and config.set_alpha_to_one:
-            raise ValueError(
-                'prediction_type="sample" says nothing about the noise of clean data, where the'
-                " inversion starts with set_alpha_to_one=True; use set_alpha_to_one=False"
-            )
-
-    def _finish(self, config: FrozenDict, grid: Grid) -> Grid:
-        steps = [*super()._finish(config, grid).steps()][::-1]
-        starts = [replace(low, t=high.t) for high, low in steps]
-        arrivals = tuple(high for high, _ in steps)
-        return replace(grid, points=(*starts, arrivals[-1]), arrivals=arrivals)
-
-    def _visited(self, plan: Plan | None) -> tuple[Point, ...]:
-        return ()  # their times are those of other levels
-
-    @property
-    def initial_alpha_cumprod(self) -> Array:
-        """alpha_bar where the first step starts."""
-        return self._data_alpha()
+    alphas_cumprod, alphas, betas = tables_of(vp_betas)
+    initial_alpha_cumprod = property(data_alpha)
 
 
-class DDPMScheduler(WholeSteps):
+class DDPMScheduler(SchedulerMixin):
     """Denoising diffusion models (arXiv:2006.11239), learned variances (arXiv:2102.09672)."""
 
     options: ClassVar = {
@@ -194,22 +177,23 @@ class DDPMScheduler(WholeSteps):
         "steps_offset": 0,
         "rescale_betas_zero_snr": False,
     }
-    timesteps_options: ClassVar = {"num_inference_steps": None, "device": None, "timesteps": None}
+    choices: ClassVar = {
+        **BETA_CHOICES,
+        "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"),
+        "variance_type": VARIANCES,
+    }
+    timesteps_options: ClassVar = {**TIMES, "timesteps": None}
     output_class = DDPMSchedulerOutput
-    beta_schedules = ("linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid")
+    meaning = staticmethod(ddpm)
     _compatibles: ClassVar = EXCHANGEABLE
 
-    def _validate(self, config: FrozenDict) -> None:
-        super()._validate(config)
-        choose("variance_type", config.variance_type, VARIANCES)
-
-    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        return "ddpm", {"variance": config.variance_type, "draw_last": self._copies}
+    alphas_cumprod, alphas, betas = tables_of(vp_betas)
+    previous_timestep = previous_timestep
 
     @property
     def variance_type(self) -> str:
         """The configured variance."""
-        return str(self._options.variance_type)
+        return str(self.filled_config.variance_type)
 
     def _get_variance(
         self, t: Any, predicted_variance: Array = None, variance_type: str | None = None
@@ -219,8 +203,9 @@ class DDPMScheduler(WholeSteps):
         Before `set_timesteps` the step goes to the training step before.
         """
         kind = self.variance_type if variance_type is None else variance_type
-        choose("variance_type", kind, VARIANCES)
-        small, large = variances(*self._ends(t, None if self._plan else one_time(t) - 1))
+        check_choice("variance_type", kind, VARIANCES)
+        before = None if self.timeline else one_time(t) - 1
+        small, large = variance_bounds(*ends_of(self, t, before))
         if kind.startswith("fixed"):
             return small if kind.startswith("fixed_small") else large
         if predicted_variance is None:
@@ -234,57 +219,41 @@ class DDPMScheduler(WholeSteps):
         return resolve(predicted_variance).xp.exp(middle + half * predicted_variance)
 
 
-class Parallel(SchedulerMixin):
-    """Base of the classes that step many rows at once, parallel in time (arXiv:2305.16317)."""
+def batch_step(
+    scheduler: Any, output: Array, timesteps: Any, sample: Array, options: Mapping[str, Any]
+) -> Array:
+    """Return for every row, at its own entry of `timesteps`, the mean of `step`.
 
-    def _batch_step(
-        self, output: Array, timesteps: Any, sample: Array, options: dict[str, Any]
-    ) -> Array:
-        """Return for every row, at its own entry of `timesteps`, the mean of `step`.
-
-        It is for concrete arrays of any framework and inside jit; nothing is remembered. A row
-        whose timestep is no entry is NaN if timesteps cannot be looked at without a wait for the
-        device.
-        """
-        plan = self._set()
-        if changed := tuple(item for item in options.items() if plan.options[item[0]] != item[1]):
-            plan = with_options(plan, changed)
-        entries = plan.timesteps
-        near = tolerance(float(np.abs(entries).max()))
-
-        def check(host: np.ndarray) -> None:
-            rows = host.reshape(-1, 1)
-            for t in rows[np.abs(rows - entries).min(axis=1) > near].ravel():
-                self.index_for_timestep(t)  # raises
-
-        t = times_beside(sample, timesteps, check)
-        backend = resolve(sample)
-        xp, dtype = backend.xp, sample.dtype
-        there = plan.on(sample).numbers[1, : len(plan)]  # the entries, on the sample's device
-        off = xp.abs(xp.expand_dims(t, axis=-1) - there)
-        shape = t.shape if tuple(t.shape) == tuple(sample.shape[:1]) else ()
-        index = xp.reshape(xp.argmin(off, axis=-1), shape)
-        missed = xp.min(off, axis=-1) > near
-        state = engine.State(sample, (), index)
-        zeros = tuple([backend.zeros_like(sample)] * len(plan.check_traced().draws))
-        following = engine.step(plan, state, output, noise=zeros or None).sample
-        mark = backend.where(missed, xp.full_like(t, math.nan), xp.zeros_like(t))
-        ones = (1,) * (len(sample.shape) - len(shape))
-        return following + backend.astype(xp.reshape(mark, (*shape, *ones)), dtype)
+    It is for concrete arrays of any framework and inside jit; nothing is remembered. A row whose
+    timestep is no entry is NaN if timesteps cannot be looked at without a wait for the device.
+    """
+    timeline = scheduler.required()
+    plan = timeline.plan
+    if changed := tuple(item for item in options.items() if plan.options[item[0]] != item[1]):
+        plan = with_options(plan, changed)
+    index, found = timeline.entries(sample, timesteps)
+    backend = resolve(sample)
+    zeros = tuple([backend.zeros_like(sample)] * len(plan.layout.draws))
+    state = engine.State(sample, (), index)
+    following = engine.step(plan, state, output, noise=zeros or None).sample
+    found = backend.xp.reshape(found, (*found.shape, *(1,) * (len(sample.shape) - found.ndim)))
+    return backend.where(found, following, following * math.nan)
 
 
-@lru_cache(maxsize=16)
-def with_options(plan: Plan, options: tuple[tuple[str, Any], ...]) -> Plan:
-    """Return a plan with other options of its sampler."""
-    changed = {**plan.options, **dict(options)}
-    return make_plan(plan.sampler, plan.grid, plan.prediction, changed)
-
-
-class DDIMParallelScheduler(Parallel, DDIMScheduler):
+class DDIMParallelScheduler(SchedulerMixin):
     """DDIM, also for many rows at once, each at its own timestep (arXiv:2305.16317)."""
 
+    options: ClassVar = DDIMScheduler.options
+    choices: ClassVar = BETA_CHOICES
+    step_options: ClassVar = DDIMScheduler.step_options
     output_class = DDIMParallelSchedulerOutput
+    meaning = staticmethod(ddim)
+    _compatibles: ClassVar = EXCHANGEABLE
     _is_ode_scheduler = True
+
+    alphas_cumprod, alphas, betas = tables_of(vp_betas)
+    final_alpha_cumprod = property(data_alpha)
+    _get_variance = DDIMScheduler._get_variance
 
     def batch_step_no_noise(
         self,
@@ -307,18 +276,28 @@ class DDIMParallelScheduler(Parallel, DDIMScheduler):
         Raises:
             ValueError, TypeError: see `step`.
         """
-        check_option("eta", eta, 0.0)
-        check_option("use_clipped_model_output", use_clipped_model_output, False)
+        check_step_option("eta", eta, 0.0)
+        check_step_option("use_clipped_model_output", use_clipped_model_output, False)
         options = {"eta": float(eta), "use_clipped_model_output": use_clipped_model_output}
-        return self._batch_step(model_output, timesteps, sample, options)
+        return batch_step(self, model_output, timesteps, sample, options)
 
 
-class DDPMParallelScheduler(Parallel, DDPMScheduler):
+class DDPMParallelScheduler(SchedulerMixin):
     """DDPM, also for many rows at once, each at its own timestep (arXiv:2305.16317)."""
 
+    options: ClassVar = DDPMScheduler.options
+    choices: ClassVar = DDPMScheduler.choices
+    timesteps_options: ClassVar = DDPMScheduler.timesteps_options
     output_class = DDPMParallelSchedulerOutput
+    meaning = staticmethod(ddpm)
+    _compatibles: ClassVar = EXCHANGEABLE
     _is_ode_scheduler = False
+
+    alphas_cumprod, alphas, betas = tables_of(vp_betas)
+    previous_timestep = previous_timestep
+    variance_type = DDPMScheduler.variance_type
+    _get_variance = DDPMScheduler._get_variance
 
     def batch_step_no_noise(self, model_output: Array, timesteps: Any, sample: Array) -> Array:
         """Return the mean of the next sample of every row; see `DDIMParallelScheduler`."""
-        return self._batch_step(model_output, timesteps, sample, {})
+        return batch_step(self, model_output, timesteps, sample, {})

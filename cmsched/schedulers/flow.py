@@ -1,152 +1,291 @@
 """Flow matching: samples (1 - sigma) x0 + sigma eps, conditioned on sigma num_train_timesteps."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import engine, spacings
-from .. import noise as noise_source
-from .._messages import choose
+from .. import checks, spacings
 from ..backends import resolve
-from ..engine.checks import backend_of
+from ..discretizations import FlowSigmas
+from ..engine.checks import backend_of, check_like
+from ..frozen import FrozenDict
+from ..grids import Grid
+from ..noise import standard_normal
 from ..plan import Plan
 from ..predictions import Prediction
-from ..ramps import RAMPS
+from ..recipe import Recipe
 from ..schedules import Flow, Identity, Point, Schedule
-from ..spacings import SHIFTS, Grid
-from .base import UNSET, Run, SchedulerMixin
-from .config import FrozenDict
-from .outputs import SchedulerOutput
-from .variance_exploding import RAMP_OPTIONS, HeunDiscreteScheduler, chosen_ramp
+from ..spacings import SHIFTS
+from .base import TIMES
+from .habit import Run, SchedulerMixin
+from .options import in_order
+from .outputs import FlowMatchEulerDiscreteSchedulerOutput, FlowMatchHeunDiscreteSchedulerOutput
+from .sigma import (
+    CHURN_OPTIONS,
+    RAMP_OPTIONS,
+    chosen_ramp,
+    one_ramp,
+    state_in_first_order,
+    without_ramp,
+)
 
-__all__ = [
-    "FlowMatchEulerDiscreteScheduler",
-    "FlowMatchEulerDiscreteSchedulerOutput",
-    "FlowMatchHeunDiscreteScheduler",
-    "FlowMatchHeunDiscreteSchedulerOutput",
-    "FlowScheduler",
-]
+__all__ = ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"]
 
 Array = Any
-SIGMAS = 7  # the row of a plan's table that has sigma, see `plan.row_numbers`
-CHURN = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": float("inf"), "s_noise": 1.0}
 
 
-class FlowMatchEulerDiscreteSchedulerOutput(SchedulerOutput):
-    """Output of `FlowMatchEulerDiscreteScheduler.step`."""
+@dataclass(frozen=True, kw_only=True)
+class FlowMatch(FlowSigmas):
+    """Sigmas even from 1 to the lowest training level, then shifted.
+
+    Args:
+        table_shift: of the training levels.
+        even_to_shifted: whether the even sigmas end at the shifted level, which is shifted again,
+            as in the reference.
+        rule: a ramp between the ends of the shifted sigmas, by its name in `spacings.SPACINGS`.
+        high: the first level of the ramp, in place of that.
+        low: the last one.
+        shifts_times: whether explicit timesteps are shifted, and the network told them as they
+            were, as in the reference.
+    """
+
+    table_shift: float = 1.0
+    even_to_shifted: bool = False
+    rule: str | None = None
+    high: float | None = None
+    low: float | None = None
+    shifts_times: bool = False
+
+    def even(self, n: int) -> np.ndarray:
+        """Return n sigmas before the shift."""
+        low = 1 / self.train
+        if self.even_to_shifted:
+            low = float(spacings.shifted([low], self.table_shift)[0])
+        return np.linspace(1.0, low, n)
+
+    def training(self) -> list[Point]:
+        """Return the points of the training levels."""
+        levels = np.arange(self.train, 0, -1) / self.train
+        return self.at_sigmas(spacings.shifted(levels, self.table_shift))
+
+    def moved(self, sigmas: np.ndarray) -> np.ndarray:
+        """Return sigmas shifted, stretched, and laid on the ramp."""
+        if self.terminal and sigmas[-1] == 1.0:
+            raise ValueError(
+                f"shift_terminal={self.terminal} is where the last of several steps starts; use at"
+                " least two steps"
+            )
+        sigmas = super().moved(sigmas)
+        if self.rule is None:
+            return sigmas
+        ends = self.high or sigmas[0], self.low or sigmas[-1]
+        return spacings.SPACINGS[self.rule].rule(len(sigmas), *ends)
+
+    def at_levels(self, levels: list[float], end: Point) -> list[Point]:
+        """Return the points at sigmas before the shift, or at the levels of a list to 0."""
+        if levels[-1] > 0.0:
+            return self.at_sigmas(self.moved(np.array(levels)))
+        if levels[-1] < 0.0 or len(levels) == 1:
+            raise ValueError(f"sigmas must end above 0, where the sample ends; got {levels}")
+        return self.at_sigmas(np.array(levels[:-1]))
+
+    def at_times(self, times: list[float]) -> list[Point]:
+        """Return the points at explicit model times."""
+        if not 0.0 < times[-1] <= times[0] <= self.train:
+            raise ValueError(
+                f"timesteps must lie in (0, {self.train}], none outside, got {times}; pass sigmas"
+                " where they count upward"
+            )
+        sigmas = np.array(times) / self.train
+        if not self.shifts_times:
+            return self.at_sigmas(sigmas)
+        points = self.at_sigmas(self.moved(sigmas))
+        if self.rises:
+            return points
+        return [replace(p, t=t) for p, t in zip(points, times, strict=True)]
+
+    def ignored(self, timesteps: Any = None, sigmas: Any = None) -> tuple[str, ...]:
+        """Return what has no effect on the grid of these lists, one sentence each."""
+        said = []
+        if self.mu is not None and sigmas is not None and self.entries("sigmas", sigmas)[-1] == 0.0:
+            said.append("mu has no effect on sigmas that end at 0, which are the levels themselves")
+        times = timesteps is not None and sigmas is None
+        if self.mu is not None and times and not self.shifts_times:
+            said.append("mu has no effect on explicit timesteps; pass sigmas")
+        if self.rises and timesteps is not None and sigmas is not None:
+            said.append("timesteps has no effect beside sigmas with invert_sigmas")
+        return tuple(said)
+
+    @property
+    def rises(self) -> bool:
+        """Whether the network is told 1 - sigma."""
+        return bool(getattr(self.schedule, "rising", False))
+
+    def entries(self, name: str, values: Any) -> list[float]:
+        """Return an explicit list from noise to data, also where it rises.
+
+        Of sigmas from 0 up, where a ramp has its own ends, the length counts (Cosmos 2).
+        """
+        table = np.asarray(checks.host(values))
+        rises = name == "sigmas" and table.ndim == 1 and table.size and table[0] == 0.0
+        if rises and self.schedule.frame != "flow":
+            values = np.linspace(1.0, 1.0 / table.size, table.size)
+        elif self.rises and table.ndim == 1 and table[:1] < table[-1:]:
+            values = (1.0 if name == "sigmas" else float(self.train)) - table.astype(np.float64)
+        return super().entries(name, values)
+
+    def grid(
+        self,
+        num_inference_steps: int | None = None,
+        *,
+        timesteps: Sequence[float] | Array | None = None,
+        sigmas: Sequence[float] | Array | None = None,
+    ) -> Grid:
+        """Return the grid of a run.
+
+        A list may come with its length; with both, the network is told the timesteps at the levels
+        of sigmas. The rest is as in `Discretization.grid`.
+        """
+        lists = {"timesteps": timesteps, "sigmas": sigmas}
+        given = {name: values for name, values in lists.items() if values is not None}
+        if len(given) + (num_inference_steps is not None) < 2:
+            return super().grid(num_inference_steps, **lists)
+        entries = {name: self.entries(name, values) for name, values in given.items()}
+        sizes = {name: len(values) - (values[-1] == 0.0) for name, values in entries.items()}
+        if num_inference_steps is not None:
+            sizes = {"num_inference_steps": num_inference_steps, **sizes}
+        if len({*sizes.values()}) > 1:
+            raise ValueError(
+                f"{' and '.join(sizes)} disagree on the number of steps: {[*sizes.values()]}; leave"
+                " one of them out"
+            )
+        timesteps = timesteps if sigmas is None else None
+        grid = super().grid(timesteps=timesteps, sigmas=sigmas)
+        if len(given) == 1:
+            return grid
+        if self.rises:
+            return grid
+        told = [replace(p, t=t) for p, t in zip(grid.points, entries["timesteps"], strict=False)]
+        return replace(grid, points=(*told, grid.points[-1]))
 
 
-class FlowMatchHeunDiscreteSchedulerOutput(SchedulerOutput):
-    """Output of `FlowMatchHeunDiscreteScheduler.step`."""
+def dynamic_shift(c: Mapping[str, Any], mu: float) -> float:
+    """Return the shift that mu stands for."""
+    shift = SHIFTS[c["time_shift_type"]](mu)
+    if not shift > 0:
+        raise ValueError(f'mu must be positive with time_shift_type="linear", got {mu}')
+    return shift
 
 
-class FlowScheduler(SchedulerMixin):
-    """Base of the flow-matching classes (arXiv:2209.03003, 2210.02747).
+def run_shift(c: FrozenDict, mu: float | None) -> float | None:
+    """Return the shift of a run; None where it is dynamic and mu is not known yet."""
+    if not c.use_dynamic_shifting:
+        return float(c.get("set_shift", c.shift))
+    return None if mu is None else dynamic_shift(c, mu)
+
+
+def wide(c: FrozenDict) -> bool:
+    """Return whether a ramp begins above 1, where samples are x0 + sigma eps."""
+    return chosen_ramp(c) is not None and (c.sigma_max or 0.0) > 1.0
+
+
+def flow_euler(c: FrozenDict, reference: bool, *, mu: float | None = None) -> Recipe:
+    """Return what the options of Euler's method on a flow mean; mu is the dynamic shift."""
+    train, rising, dynamic = c.num_train_timesteps, bool(c.invert_sigmas), c.use_dynamic_shifting
+    schedule: Schedule = Flow(num_train_timesteps=train, rising=rising)
+    prediction = Prediction("data_flow_prediction" if rising else "flow_prediction")
+    if wide(c):
+        schedule, prediction = Identity(factor=float(train)), Prediction("epsilon")
+    idle = without_ramp(c) if chosen_ramp(c) is None else ()
+    if mu is not None and not dynamic:
+        idle, mu = (*idle, "mu has no effect without use_dynamic_shifting"), None
+    where = FlowMatch(
+        schedule=schedule,
+        end=schedule.point(0.0, 0.0),
+        train=train,
+        repeats_end=reference,
+        shift=run_shift(c, mu),
+        terminal=c.shift_terminal,
+        mu=mu,
+        table_shift=1.0 if dynamic else float(c.shift),
+        even_to_shifted=reference,
+        rule=chosen_ramp(c),
+        high=c.sigma_max,
+        low=c.sigma_min,
+        shifts_times=reference,
+    )
+    if c.sde_eta:
+        return Recipe("flow_sde", where, prediction, {"eta": float(c.sde_eta)}, idle=idle)
+    sampler = "lcm" if c.stochastic_sampling else "euler"
+    return Recipe(sampler, where, prediction, idle=idle)
+
+
+def flow_heun(c: FrozenDict, reference: bool) -> Recipe:
+    """Return what the options of Heun's method on a flow mean."""
+    schedule = Flow(num_train_timesteps=c.num_train_timesteps)
+    where = FlowMatch(
+        schedule=schedule,
+        end=schedule.point(0.0, 0.0),
+        train=c.num_train_timesteps,
+        repeats_end=reference,
+        evaluations=2,
+        shift=float(c.get("set_shift", c.shift)),
+        table_shift=float(c.shift),
+        even_to_shifted=reference,
+    )
+    return Recipe("heun", where, Prediction("flow_prediction"), {"variable": "flow"})
+
+
+def one_stochastic(c: FrozenDict) -> None:
+    """Raise where two samplers are asked for, or one of a flow where there is none."""
+    if c.sde_eta and c.stochastic_sampling:
+        raise ValueError("stochastic_sampling and sde_eta are two samplers; choose one")
+    others = [k for k in ("invert_sigmas", "stochastic_sampling", "sde_eta") if c[k]]
+    if wide(c) and others:
+        raise ValueError(f"{others[0]} is for a flow, and at sigma_max={c.sigma_max} there is none")
+
+
+# attributes and methods that both classes have
+
+
+def replan_flow(self: Any, plan: Plan, options: dict[str, Any]) -> Plan:
+    """Raise: it is too late for churn."""
+    raise ValueError(
+        f"{', '.join(options)}: at step() the network has already seen the sample, so it is too"
+        " late to add noise; give these options to plan()"
+    )
+
+
+def present_shift(self: Any) -> float:
+    """The shift of the next `set_timesteps`."""
+    return float(self.changed_since.get("set_shift", self.filled_config.shift))
+
+
+def lowest_sigma(self: Any) -> float:
+    """The lowest level before `set_timesteps`."""
+    c = self.filled_config
+    table_shift = 1.0 if c.get("use_dynamic_shifting") else c.shift
+    return float(spacings.shifted([1 / c.num_train_timesteps], table_shift)[0])
+
+
+def highest_sigma(self: Any) -> float:
+    """The highest level before `set_timesteps`, which no shift moves."""
+    return 1.0
+
+
+shift, sigma_min, sigma_max = map(property, (present_shift, lowest_sigma, highest_sigma))
+
+
+class FlowMatchEulerDiscreteScheduler(SchedulerMixin):
+    """Euler's method on a flow, and stochastic variants of it (arXiv:2209.03003, 2210.02747).
 
     n steps start at sigmas even from 1 to 1 / num_train_timesteps, then shifted to more noise:
     shift sigma / (1 + (shift - 1) sigma) (arXiv:2403.03206, eq. 23). The reference takes the last
-    of these from a table that is shifted already, so its shift counts twice there.
-
-    Explicit sigmas are those before the shift, as pipelines pass them; a list that ends at 0, as
-    `sigmas` does, has the levels themselves. Explicit timesteps are what the network is told.
-    """
-
-    whole_times = False
-    limited = False
-
-    _shift: float | None = None  # what `set_shift` set
-
-    def _validate(self, config: FrozenDict) -> None:
-        super()._validate(config)
-        if not config.shift > 0:
-            raise ValueError(f"shift must be positive, got {config.shift}")
-
-    def _schedule(self, config: FrozenDict) -> Schedule:
-        return Flow(num_train_timesteps=config.num_train_timesteps)
-
-    def _prediction(self, config: FrozenDict) -> Prediction:
-        return Prediction("flow_prediction")
-
-    def _moved(self, config: FrozenDict, sigmas: np.ndarray, mu: float | None) -> np.ndarray:
-        """Return shifted levels."""
-        return spacings.shifted(sigmas, self.shift)
-
-    def _table_shift(self, config: FrozenDict) -> float:
-        """Return the shift of the levels before `set_timesteps`."""
-        return float(config.shift)
-
-    def _points(
-        self, config: FrozenDict, n: int, *, mu: float | None = None, **options: Any
-    ) -> list[Point]:
-        shift = self._table_shift(config) if self._copies else 1.0
-        low = spacings.shifted([1 / config.num_train_timesteps], shift)[0]
-        return self._at_levels(config, self._moved(config, np.linspace(1.0, low, n), mu))
-
-    def _at_sigmas(
-        self,
-        config: FrozenDict,
-        sigmas: list[float],
-        last: Point,
-        *,
-        mu: float | None = None,
-        **options: Any,
-    ) -> list[Point]:
-        if sigmas[-1] > 0.0:
-            return self._at_levels(config, self._moved(config, np.array(sigmas), mu))
-        if mu is not None:
-            self._once("mu has no effect on sigmas that end at 0, which are the levels themselves")
-        if sigmas[-1] < 0.0 or len(sigmas) == 1:
-            raise ValueError(f"sigmas must end above 0, where the sample ends; got {sigmas}")
-        return self._at_levels(config, np.array(sigmas[:-1]))
-
-    def _at_levels(self, config: FrozenDict, sigmas: np.ndarray) -> list[Point]:
-        schedule = self._schedule(config)
-        return [schedule.at(sigma=s) for s in sigmas.tolist()]
-
-    def _training_points(self) -> list[Point]:
-        config = self._options
-        n = config.num_train_timesteps
-        sigmas = spacings.shifted(np.arange(n, 0, -1) / n, self._table_shift(config))
-        return self._at_levels(config, sigmas)
-
-    def _training_times(self) -> np.ndarray:
-        return np.array([p.t for p in self._training_points()])
-
-    def _visited(self, plan: Plan | None) -> tuple[Point, ...]:
-        """Noise can be added at every time, down to where there is none."""
-        return (self.schedule.at(sigma=0.0), *super()._visited(plan))
-
-    def _changed(self, plan: Plan, options: dict[str, Any]) -> Plan:
-        raise ValueError(
-            f"{', '.join(options)}: at step() the network has already seen the sample, so it is too"
-            " late to add noise; give these options to plan()"
-        )
-
-    @property
-    def shift(self) -> float:
-        """The shift of the next `set_timesteps`."""
-        return float(self._options.shift if self._shift is None else self._shift)
-
-    @property
-    def sigma_min(self) -> float:
-        """The lowest level before `set_timesteps`."""
-        low = 1 / self._options.num_train_timesteps
-        return float(spacings.shifted([low], self._table_shift(self._options))[0])
-
-    @property
-    def sigma_max(self) -> float:
-        """The highest level before `set_timesteps`, which no shift moves."""
-        return 1.0
-
-    def scale_noise(self, sample: Array, timestep: Any, noise: Array) -> Array:
-        """Return (1 - sigma) sample + sigma noise at one timestep, or one per row."""
-        return self.add_noise(sample, noise, timestep)
-
-
-class FlowMatchEulerDiscreteScheduler(FlowScheduler):
-    """Euler's method on a flow, and stochastic variants of it.
+    of these from a table that is shifted already, so its shift counts twice there. Explicit sigmas
+    are those before the shift, as pipelines pass them; a list that ends at 0, as `sigmas` does, has
+    the levels themselves. Explicit timesteps are what the network is told.
 
     use_dynamic_shifting: the shift is e^mu, or mu (time_shift_type="linear"), of `set_timesteps`;
     base_shift, max_shift, base_image_seq_len and max_image_seq_len are for pipelines, which compute
@@ -180,196 +319,36 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
         "stochastic_sampling": False,
     }
     hidden_options: ClassVar = {"sde_eta": 0.0, "sigma_min": None, "sigma_max": None}
+    relations = (one_ramp, in_order("sigma_min", "sigma_max"), one_stochastic)
     step_options: ClassVar = {
-        **CHURN,
+        **CHURN_OPTIONS,
         "generator": None,
         "per_token_timesteps": None,
         "return_dict": True,
     }
-    timesteps_options: ClassVar = {
-        "num_inference_steps": None,
-        "device": None,
-        "sigmas": None,
-        "mu": None,
-        "timesteps": None,
-    }
-    grid_options = ("mu",)
+    timesteps_options: ClassVar = {**TIMES, "sigmas": None, "mu": None, "timesteps": None}
     output_class = FlowMatchEulerDiscreteSchedulerOutput
+    meaning = staticmethod(flow_euler)
 
-    def _validate(self, config: FrozenDict) -> None:
-        pipelines = {k: 0.0 for k in ("base_shift", "max_shift") if config[k] is None}
-        super()._validate(FrozenDict({**config, **pipelines}))
-        chosen_ramp(config)
-        choose("time_shift_type", config.time_shift_type, SHIFTS)
-        if not 0.0 <= (config.shift_terminal or 0.0) < 1.0:
-            raise ValueError(f"shift_terminal must lie in [0, 1), got {config.shift_terminal}")
-        if config.sde_eta < 0:
-            raise ValueError(f"sde_eta must not be negative, got {config.sde_eta}")
-        if config.sde_eta and config.stochastic_sampling:
-            raise ValueError("stochastic_sampling and sde_eta are two samplers; choose one")
-        low, high = config.sigma_min, config.sigma_max
-        for name, end in (("sigma_min", low), ("sigma_max", high)):
-            if end is not None and not end > 0:
-                raise ValueError(f"{name} must be positive, got {end}")
-        if None not in (low, high) and not high > low:
-            raise ValueError(f"sigma_max={high} must be above sigma_min={low}")
-        if self._wide(config) and (
-            others := [k for k in ("invert_sigmas", "stochastic_sampling", "sde_eta") if config[k]]
-        ):
-            raise ValueError(f"{others[0]} is for a flow, and at sigma_max={high} there is none")
-
-    def _wide(self, config: FrozenDict) -> bool:
-        """Whether a ramp begins above 1, where samples are x0 + sigma eps."""
-        return chosen_ramp(config) is not None and (config.sigma_max or 0.0) > 1.0
-
-    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        if config.sde_eta:
-            return "flow_sde", {"eta": float(config.sde_eta)}
-        return "lcm" if config.stochastic_sampling else "euler", {}
-
-    def _schedule(self, config: FrozenDict) -> Schedule:
-        if self._wide(config):
-            return Identity(factor=float(config.num_train_timesteps))
-        rising = bool(config.invert_sigmas)
-        return Flow(num_train_timesteps=config.num_train_timesteps, rising=rising)
-
-    def _prediction(self, config: FrozenDict) -> Prediction:
-        if self._wide(config):
-            return Prediction("epsilon")
-        return Prediction("data_flow_prediction" if config.invert_sigmas else "flow_prediction")
-
-    def _exposed(self, point: Point) -> float:
-        return point.alpha if self._options.invert_sigmas else point.sigma
-
-    def grid(
-        self,
-        num_inference_steps: int | None = None,
-        *,
-        timesteps: Sequence[float] | Array | None = None,
-        sigmas: Sequence[float] | Array | None = None,
-        **options: Any,
-    ) -> Grid:
-        """Return the grid of a run.
-
-        A list may come with its length; with both, the network is told the timesteps at the levels
-        of sigmas. The rest is as in `plan`.
-        """
-        lists = {"timesteps": timesteps, "sigmas": sigmas}
-        given = {name: values for name, values in lists.items() if values is not None}
-        if len(given) + (num_inference_steps is not None) < 2:
-            return super().grid(num_inference_steps, **lists, **options)
-        entries = {name: self._entries(name, values) for name, values in given.items()}
-        sizes = {name: len(values) - (values[-1] == 0.0) for name, values in entries.items()}
-        if num_inference_steps is not None:
-            sizes = {"num_inference_steps": num_inference_steps, **sizes}
-        if len({*sizes.values()}) > 1:
-            raise ValueError(
-                f"{' and '.join(sizes)} disagree on the number of steps: {[*sizes.values()]}; leave"
-                " one of them out"
-            )
-        timesteps = timesteps if sigmas is None else None
-        grid = super().grid(timesteps=timesteps, sigmas=sigmas, **options)
-        if len(given) == 1:
-            return grid
-        if self._options.invert_sigmas:
-            self._once("timesteps has no effect beside sigmas with invert_sigmas")
-            return grid
-        told = [replace(p, t=t) for p, t in zip(grid.points, entries["timesteps"], strict=False)]
-        return replace(grid, points=(*told, grid.points[-1]))
-
-    def _entries(self, name: str, values: Any) -> list[float]:
-        """Return an explicit list from noise to data, also where it rises (`invert_sigmas`).
-
-        Of sigmas from 0 up, where a ramp has its own ends, the length counts (Cosmos 2).
-        """
-        table = np.asarray(spacings.host(values))
-        rises = name == "sigmas" and table.ndim == 1 and table.size and table[0] == 0.0
-        if rises and self._wide(self._options):
-            values = np.linspace(1.0, 1.0 / table.size, table.size)
-        elif self._options.invert_sigmas and table.ndim == 1 and table[:1] < table[-1:]:
-            top = 1.0 if name == "sigmas" else float(self._options.num_train_timesteps)
-            values = top - table.astype(np.float64)
-        return super()._entries(name, values)
-
-    def _at_timesteps(
-        self,
-        config: FrozenDict,
-        timesteps: list[float],
-        *,
-        mu: float | None = None,
-        **options: Any,
-    ) -> list[Point]:
-        """With compatibility="diffusers" the levels are shifted, and the network is not told."""
-        train = config.num_train_timesteps
-        if not 0.0 < timesteps[-1] <= timesteps[0] <= train:
-            raise ValueError(
-                f"timesteps must lie in (0, {train}], none outside, got {timesteps}; pass sigmas"
-                " where they count upward"
-            )
-        sigmas = np.array(timesteps) / train
-        if self._copies:
-            points = self._at_levels(config, self._moved(config, sigmas, mu))
-            if config.invert_sigmas:
-                return points
-            return [replace(p, t=t) for p, t in zip(points, timesteps, strict=True)]
-        if mu is not None:
-            self._once("mu has no effect on explicit timesteps; pass sigmas")
-        return self._at_levels(config, sigmas)
-
-    def _table_shift(self, config: FrozenDict) -> float:
-        return 1.0 if config.use_dynamic_shifting else super()._table_shift(config)
-
-    def _moved(self, config: FrozenDict, sigmas: np.ndarray, mu: float | None) -> np.ndarray:
-        shift = self.shift
-        if config.use_dynamic_shifting:
-            shift = self._dynamic(config, mu)
-        elif mu is not None:
-            self._once("mu has no effect without use_dynamic_shifting")
-        sigmas = spacings.shifted(sigmas, shift)
-        if config.shift_terminal:
-            if sigmas[-1] == 1.0:
-                raise ValueError(
-                    f"shift_terminal={config.shift_terminal} is where the last of several steps"
-                    " starts; use at least two steps"
-                )
-            sigmas = spacings.stretched(sigmas, config.shift_terminal)
-        ramp = chosen_ramp(config)
-        if ramp is None:
-            for name in ("sigma_min", "sigma_max"):
-                if config[name] is not None:
-                    self._once(f"{name} has no effect without a ramp of sigmas")
-            return sigmas
-        high, low = config.sigma_max or sigmas[0], config.sigma_min or sigmas[-1]
-        return RAMPS[ramp](len(sigmas), high, low)
-
-    def _dynamic(self, config: FrozenDict, mu: float | None) -> float:
-        """Return the shift that mu stands for."""
-        if mu is None:
-            raise ValueError(
-                "use_dynamic_shifting needs mu=, the shift of this resolution; pipelines compute it"
-                " from the image's size with base_shift and max_shift"
-            )
-        shift = SHIFTS[config.time_shift_type](mu)
-        if not shift > 0:
-            raise ValueError(f'mu must be positive with time_shift_type="linear", got {mu}')
-        return shift
+    replan = replan_flow
+    shift, sigma_min, sigma_max = shift, sigma_min, sigma_max
 
     def set_shift(self, shift: float) -> None:
         """Use another shift from the next `set_timesteps` on; the configuration stays as it is."""
-        self._validate(FrozenDict({**self._options, "shift": shift}))
-        self._shift = float(shift)
+        self.check(FrozenDict({**self.filled_config, "shift": shift}))
+        self.changed_since = {"set_shift": float(shift)}
 
     def time_shift(self, mu: float, sigma: float, t: Any) -> Any:
         """Return times t in [0, 1], numbers or an array, shifted: e / (e + (1 / t - 1)^sigma).
 
         e is exp(mu), or mu with time_shift_type="linear".
         """
-        top = self._dynamic(self._options, mu) * t**sigma
+        top = dynamic_shift(self.filled_config, mu) * t**sigma
         return top / (top + (1 - t) ** sigma)
 
     def stretch_shift_to_terminal(self, t: Any) -> Any:
         """Return an array of times stretched about 1 so that the last one is shift_terminal."""
-        terminal = self._options.shift_terminal
+        terminal = self.filled_config.shift_terminal
         if terminal is None:
             raise ValueError("stretch_shift_to_terminal needs a scheduler with shift_terminal")
         return 1 - (1 - t) * ((1 - terminal) / (1 - t[-1]))
@@ -380,7 +359,7 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
             raise TypeError("scale_noise needs noise=, unit normals like sample")
         return self.add_noise(sample, noise, timestep)
 
-    def _own_step(
+    def special_step(
         self,
         run: Run,
         model_output: Array,
@@ -389,14 +368,33 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
         noise: Array | None,
         options: dict[str, Any],
     ) -> Array | None:
-        """Take a step whose tokens are each at their own time."""
+        """Take a step whose tokens are each at their own time, where `per_token_timesteps` is."""
         times = options.pop("per_token_timesteps", None)
         if times is None:
             return None
         if options:
-            self._changed(run.plan, options)
-        backend, config = resolve(sample), self._options
-        engine.check_like(backend, sample, "model_output", model_output)
+            self.replan(run.plan, options)
+        if self.filled_config.sde_eta:
+            raise ValueError("per_token_timesteps cannot be used with sde_eta")
+        backend, acc = resolve(sample), resolve(sample).accumulation(sample.dtype)
+        check_like(backend, sample, "model_output", model_output)
+        now, then = self._token_levels(run.plan, sample, times)
+        rising, again = self.filled_config.invert_sigmas, self.filled_config.stochastic_sampling
+        x, v = backend.astype(sample, acc), backend.astype(model_output, acc)
+        v = -v if (self.as_reference and not again) or rising else v
+        if not again:
+            return backend.astype(x + (then - now) * v, sample.dtype)
+        if noise is None:
+            if generator is None:
+                raise ValueError("stochastic_sampling with per_token_timesteps needs generator=")
+            noise = standard_normal(generator, sample, run.entry + 1)
+        check_like(backend, sample, "variance_noise", noise)
+        x = (1 - then) * (x - now * v) + then * backend.astype(noise, acc)
+        return backend.astype(x, sample.dtype)
+
+    def _token_levels(self, plan: Plan, sample: Array, times: Array) -> tuple[Array, Array]:
+        """Return sigma of each token, and the next level of the run below that."""
+        backend = resolve(sample)
         other, tokens = backend_of("per_token_timesteps", times), tuple(sample.shape[:2])
         real = "complex" not in other.dtype_name(times.dtype)
         if other is not backend or tuple(times.shape) != tokens or not real:
@@ -404,46 +402,32 @@ class FlowMatchEulerDiscreteScheduler(FlowScheduler):
                 f"per_token_timesteps must be a real array of {backend.name} of shape {tokens}"
                 f" (batch, tokens), got {tuple(times.shape)} of {other.name}"
             )
-        if config.sde_eta:
-            raise ValueError("per_token_timesteps cannot be used with sde_eta")
-        acc = backend.accumulation(sample.dtype)
+        _, now = plan.grid.schedule.on(sample).alpha_sigma(times)
         ones = (1,) * (len(sample.shape) - 2)
-        now = backend.xp.reshape(backend.astype(times, acc), (*times.shape, *ones))
-        now = now / config.num_train_timesteps
-        now = 1.0 - now if config.invert_sigmas else now
-        levels = self._set().on(sample).numbers[SIGMAS, :]
+        now = backend.xp.reshape(now, (*times.shape, *ones))
+        levels = self.required().plan.on(sample).sigmas
         levels = backend.xp.reshape(levels, (-1, *(1,) * len(sample.shape)))
         levels = levels + backend.zeros_like(now)
         below = backend.where(levels < now - 1e-6, levels, backend.zeros_like(levels))
-        then = backend.xp.max(below, axis=0)  # 0, the end, where no level of the run is
-        x, v = backend.astype(sample, acc), backend.astype(model_output, acc)
-        copied = self._copies and not config.stochastic_sampling
-        v = -v if copied or config.invert_sigmas else v
-        if not config.stochastic_sampling:
-            return backend.astype(x + (then - now) * v, sample.dtype)
-        if noise is None:
-            if generator is None:
-                raise ValueError("stochastic_sampling with per_token_timesteps needs generator=")
-            noise = noise_source.standard_normal(
-                generator, tuple(sample.shape), sample.dtype, sample, row=run.entry + 1, rank=0
-            )
-        engine.check_like(backend, sample, "variance_noise", noise)
-        x = (1 - then) * (x - now * v) + then * backend.astype(noise, acc)
-        return backend.astype(x, sample.dtype)
+        return now, backend.xp.max(below, axis=0)  # 0, the end, where no level of the run is
 
 
-class FlowMatchHeunDiscreteScheduler(FlowScheduler):
+class FlowMatchHeunDiscreteScheduler(SchedulerMixin):
     """Heun's method on a flow, in sigma: two evaluations a step, one for the last.
 
-    Churn is as in `FlowMatchEulerDiscreteScheduler`.
+    Levels and churn are as in `FlowMatchEulerDiscreteScheduler`.
     """
 
     options: ClassVar = {"num_train_timesteps": 1000, "shift": 1.0}
-    step_options: ClassVar = {**CHURN, "generator": None, "return_dict": True}
-    timesteps_options: ClassVar = {"num_inference_steps": UNSET, "device": None}
+    step_options: ClassVar = {**CHURN_OPTIONS, "generator": None, "return_dict": True}
     order = 2
     output_class = FlowMatchHeunDiscreteSchedulerOutput
-    state_in_first_order = HeunDiscreteScheduler.state_in_first_order
+    meaning = staticmethod(flow_heun)
 
-    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        return "heun", {"variable": "flow"}
+    replan = replan_flow
+    shift, sigma_min, sigma_max = shift, sigma_min, sigma_max
+    state_in_first_order = state_in_first_order
+
+    def scale_noise(self, sample: Array, timestep: Any, noise: Array) -> Array:
+        """Return (1 - sigma) sample + sigma noise at one timestep, or one per row."""
+        return self.add_noise(sample, noise, timestep)

@@ -1,16 +1,127 @@
 """Any sampler with any schedule, spacing and prediction."""
 
-import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from .. import samplers, spacings
-from .._messages import choose
+from ..checks import check_choice
+from ..discretizations import Spaced
+from ..frozen import FrozenDict
 from ..predictions import PREDICTION_TYPES, Prediction
-from ..schedules import BETA_SCHEDULES, SCHEDULES, Point, Schedule, make_schedule
-from .base import SchedulerMixin
-from .config import FrozenDict
+from ..recipe import Recipe, Start
+from ..schedules import BETA_SCHEDULES, SCHEDULES, Betas, Schedule, make_schedule
+from .habit import SchedulerMixin
 
 __all__ = ["Scheduler"]
+
+
+OPTIONS: Mapping[str, Any] = {
+    "sampler": "dpmpp_multistep",
+    "schedule": "scaled_linear",
+    "spacing": "trailing",
+    "prediction_type": "epsilon",
+    "num_train_timesteps": 1000,
+    "sampler_options": None,
+    "schedule_options": None,
+    "spacing_options": None,
+    "steps_offset": 0,
+    "sigma_min": None,
+    "sigma_max": None,
+    "final_sigmas_type": "zero",
+    "shift": 1.0,
+    "clip_sample_range": None,
+    "dynamic_thresholding_ratio": None,
+    "sample_max_value": 1.0,
+}
+
+
+def schedule_of(c: FrozenDict) -> Schedule:
+    """Return the schedule by its name and options."""
+    options = dict(c.schedule_options or {})
+    if c.schedule in BETA_SCHEDULES or c.schedule in ("betas", "flow"):
+        options.setdefault("num_train_timesteps", c.num_train_timesteps)
+    return make_schedule(c.schedule, **options)
+
+
+def sampler_options_of(c: FrozenDict) -> dict[str, Any]:
+    """Return the sampler's options."""
+    options = dict(c.sampler_options or {})
+    if "prediction_type" in samplers.get(c.sampler).options:
+        options.setdefault("prediction_type", c.prediction_type)
+    return options
+
+
+def said_of(c: FrozenDict, sigma_data: float) -> Prediction:
+    """Return what the network says."""
+    ratio = c.dynamic_thresholding_ratio
+    scaled = c.prediction_type in ("edm", "edm_v", "trigflow", "consistency")
+    return Prediction(
+        c.prediction_type,
+        None if c.clip_sample_range is None else float(c.clip_sample_range),
+        None if ratio is None else (float(ratio), float(c.sample_max_value)),
+        sigma_data=(scaled and sigma_data) or Prediction.sigma_data,
+        variance_head=str((c.sampler_options or {}).get("variance")).startswith("learned"),
+    )
+
+
+def of_unit_size(schedule: Schedule) -> bool:
+    """Return whether samples are of the size of the noise that a run starts from."""
+    return isinstance(schedule, Betas) and schedule.frame == "vp" and not schedule.sigma_data
+
+
+def chosen(c: FrozenDict, reference: bool) -> Recipe:
+    """Return the recipe put together from the options, or that which is given."""
+    if c.recipe is not None:
+        others = [name for name, default in OPTIONS.items() if c[name] != default]
+        idle = tuple(f"{name} has no effect beside recipe" for name in others)
+        given: Recipe = replace(c.recipe, idle=idle)
+        return given
+    schedule, unheeded = schedule_of(c), []
+    ends_there = c.final_sigmas_type == "sigma_min"
+    heeds = spacings.check_spacing(c.spacing, c.spacing_options or {})
+    for name in ("sigma_max", "sigma_min", "steps_offset"):
+        if name not in heeds and c[name] and not (name == "sigma_min" and ends_there):
+            unheeded.append(f"{name} has no effect with spacing={c.spacing!r}")
+    end = schedule.point(0.0, 0.0)
+    if ends_there and c.sigma_min is None:
+        end = schedule.at(t=schedule.span[1])
+    elif ends_there:
+        end = schedule.at(**{"sigma" if schedule.frame == "flow" else "ratio": c.sigma_min})
+    where = Spaced(
+        schedule=schedule,
+        end=end,
+        train=c.num_train_timesteps,
+        repeats_end=reference,
+        # the middle of a Runge-Kutta step lies between training steps
+        whole=isinstance(schedule, Betas) and c.sampler != "pndm",
+        evaluations=samplers.get(c.sampler).evaluations,
+        spacing=c.spacing,
+        spacing_options=FrozenDict(c.spacing_options or {}),
+        sigma_max=c.sigma_max if "sigma_max" in heeds else None,
+        sigma_min=c.sigma_min if "sigma_min" in heeds else None,
+        offset=c.steps_offset if "steps_offset" in heeds else 0,
+        shift=c.shift,
+    )
+    prediction = said_of(c, schedule.sigma_data)
+    start = Start("unit" if of_unit_size(schedule) else "native")
+    return Recipe(c.sampler, where, prediction, sampler_options_of(c), start, tuple(unheeded))
+
+
+def exists(c: FrozenDict) -> None:
+    """Raise where a part is unknown, or does not have these options."""
+    if c.recipe is not None:
+        if not isinstance(c.recipe, Recipe):
+            raise TypeError(f"recipe must be a Recipe, as scheduler.recipe() is, got {c.recipe!r}")
+        return
+    check_choice("sampler", c.sampler, samplers.REGISTRY)
+    check_choice("schedule", c.schedule, (*BETA_SCHEDULES, *SCHEDULES))
+    spacings.check_spacing(c.spacing, c.spacing_options or {})
+    check_choice("prediction_type", c.prediction_type, PREDICTION_TYPES)
+    said_of(c, schedule_of(c).sigma_data)
+    samplers.get(c.sampler).complete(sampler_options_of(c))
+    if c.shift != 1.0 and schedule_of(c).frame != "flow":
+        raise ValueError(f"shift={c.shift} is for flow schedules, not for {c.schedule!r}")
 
 
 class Scheduler(SchedulerMixin):
@@ -33,112 +144,16 @@ class Scheduler(SchedulerMixin):
             reach sigma = 0.
         steps_offset: of the "leading" spacing.
         shift: sigma -> shift sigma / (1 + (shift - 1) sigma) of flow schedules.
+        recipe: the whole meaning in place of all these, `other.recipe()` of any scheduler, or one
+            put together from its parts. Files have no such option.
     """
 
-    options: ClassVar = {
-        "sampler": "dpmpp_multistep",
-        "schedule": "scaled_linear",
-        "spacing": "trailing",
-        "prediction_type": "epsilon",
-        "num_train_timesteps": 1000,
-        "sampler_options": None,
-        "schedule_options": None,
-        "spacing_options": None,
-        "steps_offset": 0,
-        "sigma_min": None,
-        "sigma_max": None,
-        "final_sigmas_type": "zero",
-        "shift": 1.0,
-        "clip_sample_range": None,
-        "dynamic_thresholding_ratio": None,
-        "sample_max_value": 1.0,
-    }
-    whole_times = False
-    limited = False
+    options: ClassVar = OPTIONS
+    hidden_options: ClassVar = {"recipe": None}
+    relations = (exists,)
+    meaning = staticmethod(chosen)
 
     @property
     def order(self) -> int:  # type: ignore[override]
         """Evaluations per step."""
-        return samplers.get(self._options.sampler).evaluations
-
-    def _validate(self, config: FrozenDict) -> None:
-        super()._validate(config)
-        choose("sampler", config.sampler, samplers.REGISTRY)
-        choose("schedule", config.schedule, (*BETA_SCHEDULES, *SCHEDULES))
-        spacings.check_spacing(config.spacing, config.spacing_options or {})
-        choose("prediction_type", config.prediction_type, PREDICTION_TYPES)
-        choose("final_sigmas_type", config.final_sigmas_type, ("zero", "sigma_min"))
-        samplers.get(config.sampler).complete(self._sampler(config, 1)[1])
-        schedule = self._schedule(config)
-        if config.shift != 1.0 and schedule.frame != "flow":
-            raise ValueError(
-                f"shift={config.shift} is for flow schedules, not for {config.schedule!r}"
-            )
-        for name in ("shift", "sigma_min", "sigma_max"):
-            if config[name] is not None and not config[name] > 0:
-                raise ValueError(f"{name} must be positive, got {config[name]}")
-        if config.steps_offset < 0:
-            raise ValueError(f"steps_offset must be at least 0, got {config.steps_offset}")
-
-    def _schedule(self, config: FrozenDict) -> Schedule:
-        options = dict(config.schedule_options or {})
-        if config.schedule in BETA_SCHEDULES or config.schedule in ("betas", "flow"):
-            options.setdefault("num_train_timesteps", config.num_train_timesteps)
-        return make_schedule(config.schedule, **options)
-
-    def _prediction(self, config: FrozenDict) -> Prediction:
-        ratio = config.dynamic_thresholding_ratio
-        threshold = None if ratio is None else (float(ratio), float(config.sample_max_value))
-        clip = None if config.clip_sample_range is None else float(config.clip_sample_range)
-        data = self._schedule(config).sigma_data or Prediction.sigma_data
-        head = str((config.sampler_options or {}).get("variance")).startswith("learned")
-        kind = config.prediction_type
-        return Prediction(kind, clip, threshold, sigma_data=data, variance_head=head)
-
-    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        options = dict(config.sampler_options or {})
-        if "prediction_type" in samplers.get(config.sampler).options:
-            options.setdefault("prediction_type", config.prediction_type)
-        return config.sampler, options
-
-    def _last(self, config: FrozenDict, **options: Any) -> Point:
-        schedule = self._schedule(config)
-        if config.final_sigmas_type == "zero":
-            return schedule.point(0.0, 0.0)
-        if config.sigma_min is None:
-            return schedule.at(t=schedule.span[1])
-        if schedule.frame == "flow":
-            return schedule.at(sigma=config.sigma_min)
-        return schedule.at(ratio=config.sigma_min)
-
-    def _init_scale(self, config: FrozenDict, first: Point) -> float:
-        return math.hypot(first.alpha, first.sigma) if first.alpha < 1.0 else first.sigma
-
-    def _points(self, config: FrozenDict, n: int, **options: Any) -> list[Point]:
-        schedule, ends = self._schedule(config), {}
-        ends_there = config.final_sigmas_type == "sigma_min"
-        heeds = spacings.check_spacing(config.spacing, config.spacing_options or {})
-        for name in ("sigma_max", "sigma_min", "steps_offset"):
-            if name in heeds:
-                ends[name] = config[name]
-            elif config[name] and not (name == "sigma_min" and ends_there):
-                self._once(f"{name} has no effect with spacing={config.spacing!r}")
-        points = spacings.place(
-            config.spacing,
-            n,
-            schedule,
-            train=config.num_train_timesteps,
-            **ends,
-            **(config.spacing_options or {}),
-        )
-        if config.shift != 1.0:
-            levels = spacings.shifted([p.sigma for p in points], config.shift)
-            points = [schedule.at(sigma=s) for s in levels.tolist()]
-        last, end = points[-1].ratio, self._last(config).ratio
-        if last < end * (1 - 1e-9):
-            raise ValueError(
-                f"{n} {config.spacing} steps go to sigma/alpha = {last:g}, below the {end:g} where"
-                ' final_sigmas_type="sigma_min" ends; use fewer steps, a smaller sigma_min or'
-                " another spacing"
-            )
-        return points
+        return samplers.get(self.recipe().sampler).evaluations

@@ -1,88 +1,112 @@
 """Classes that evaluate a second time inside a step: DPM-Solver-2 and DPM-Solver++ SDE."""
 
-import dataclasses
 import itertools
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import spacings
+from .. import checks
 from ..backends import Backend
+from ..discretizations import Discretization, RampOfSteps
+from ..frozen import FrozenDict
 from ..noise import Rng
-from ..schedules import Point
+from ..recipe import Recipe
+from ..schedules import Point, Schedule
+from .base import UNSET
 from .betas import BETA_OPTIONS
-from .config import FrozenDict
-from .outputs import OriginalSampleOutput
-from .variance_exploding import RAMP_OPTIONS, TwoEvaluations, chosen_ramp
+from .outputs import (
+    DPMSolverSDESchedulerOutput,
+    KDPM2AncestralDiscreteSchedulerOutput,
+    KDPM2DiscreteSchedulerOutput,
+)
+from .sigma import (
+    RAMP_OPTIONS,
+    SigmaScheduler,
+    one_ramp,
+    sigma_recipe,
+    some_of,
+    state_in_first_order,
+)
 
 __all__ = [
     "DPMSolverSDEScheduler",
-    "DPMSolverSDESchedulerOutput",
     "KDPM2AncestralDiscreteScheduler",
-    "KDPM2AncestralDiscreteSchedulerOutput",
     "KDPM2DiscreteScheduler",
-    "KDPM2DiscreteSchedulerOutput",
 ]
 
-
-class KDPM2DiscreteSchedulerOutput(OriginalSampleOutput):
-    """Output of `KDPM2DiscreteScheduler.step`."""
+Middle = Callable[[Point, Point], float]
 
 
-class KDPM2AncestralDiscreteSchedulerOutput(OriginalSampleOutput):
-    """Output of `KDPM2AncestralDiscreteScheduler.step`."""
+def half_way(a: Point, b: Point) -> float:
+    """Return sigma / alpha half way between two points in its logarithm."""
+    return math.sqrt(a.ratio * b.ratio)
 
 
-class DPMSolverSDESchedulerOutput(OriginalSampleOutput):
-    """Output of `DPMSolverSDEScheduler.step`."""
+def half_way_down(a: Point, b: Point) -> float:
+    """Return the same to where an ancestral step goes down, b.ratio^2 / a.ratio: it is b's own."""
+    return b.ratio
 
 
-class MidpointScheduler(TwoEvaluations):
-    """Base of the classes whose second evaluation lies between the ends of a step.
+@dataclass(frozen=True)
+class Starts:
+    """Reads explicit timesteps of all evaluations, a start and a middle in turn, as the starts."""
 
-    `timesteps` has the times of all evaluations, a start and a middle in turn.
-    """
+    schedule: Schedule
+    middle: Middle
 
-    def _middle(self, a: Point, b: Point) -> float:
-        """Return sigma / alpha of the second evaluation between a and b, half way in its log."""
-        return math.sqrt(a.ratio * b.ratio)
+    def __call__(self, name: str, values: Any) -> Any:
+        """Return a list of starts."""
+        table = np.asarray(checks.host(values))
+        if name != "timesteps" or table.ndim != 1 or table.size % 2 == 0 or table.dtype.kind != "f":
+            return values
+        starts = table[::2]
+        try:
+            points = [self.schedule.at(t=t) for t in starts.tolist()]
+        except ValueError:  # no such times: the discretization says so
+            return values
+        middles = [self.schedule.time_at(self.middle(a, b)) for a, b in itertools.pairwise(points)]
+        times = np.array([*np.ravel([*zip(starts, middles, strict=False)]), starts[-1]])
+        # whole numbers are starts: middles lie between training steps
+        same = np.any(table % 1) and np.allclose(times, table, rtol=1e-7, atol=1e-9)
+        return starts if same else values
 
-    def _all_times(self, starts: np.ndarray) -> np.ndarray:
-        """Return the times of all evaluations of a run whose steps start at these times."""
-        schedule = self.schedule
-        points = [schedule.at(t=t) for t in starts.tolist()]
-        middles = [schedule.time_at(self._middle(a, b)) for a, b in itertools.pairwise(points)]
-        return np.array([*np.ravel([*zip(starts, middles, strict=False)]), starts[-1]])
 
-    def _entries(self, name: str, values: Any) -> list[float]:
-        """Return an explicit list; timesteps of all evaluations are reduced to the starts."""
-        table = np.asarray(spacings.host(values))
-        if name == "timesteps" and table.ndim == 1 and table.size % 2 and table.dtype.kind == "f":
-            try:
-                times = self._all_times(table[::2])
-            except ValueError:  # no such times: said below
-                times = np.full(table.shape, math.nan)
-            # whole numbers are starts: middles lie between training steps
-            if np.any(table % 1) and np.allclose(times, table, rtol=1e-7, atol=1e-9):
-                values = table[::2]
-        return super()._entries(name, values)
+def two_stage(
+    c: FrozenDict,
+    reference: bool,
+    sampler: str,
+    middle: Middle,
+    num_train_timesteps: int | None,
+    told: str | None = None,
+) -> Recipe:
+    """Return the recipe of a sampler whose second evaluation lies between the ends of a step."""
+    among = some_of(c, num_train_timesteps)
+    recipe = sigma_recipe(c, reference, sampler, among=among, evaluations=2)
+    where: Discretization = recipe.discretization
+    where = replace(where, reading=Starts(where.schedule, middle))
+    if isinstance(where, RampOfSteps) and where.rule == "karras" and reference:
+        where = replace(where, told=told)
+    return replace(recipe, discretization=where)
 
-    def _training_times(self) -> np.ndarray:
-        return self._all_times(super()._training_times())
 
-    def _sigma_points(self) -> list[Point]:
-        """Return the ends of every step.
+def kdpm2(c: FrozenDict, reference: bool, *, num_train_timesteps: int | None = None) -> Recipe:
+    """Return what the options of DPM-Solver-2 mean; see `heun`."""
+    return two_stage(c, reference, "dpm2", half_way, num_train_timesteps, "rounded")
 
-        Beside an entry of `timesteps` that begins a step stands its own level, beside the next one
-        that which the step goes to. The levels of all evaluations are in `plan(n).points`.
-        """
-        if self._plan is None:
-            schedule, train = self.schedule, range(len(self))[::-1]
-            points = [*(schedule.at(t=float(t)) for t in train), self._last(self._options)]
-        else:
-            points = [*self._plan.grid.points]
-        return [point for point in points for _ in range(2)][1:-1]
+
+def kdpm2_ancestral(
+    c: FrozenDict, reference: bool, *, num_train_timesteps: int | None = None
+) -> Recipe:
+    """Return the same with ancestral noise."""
+    return two_stage(c, reference, "dpm2_ancestral", half_way_down, num_train_timesteps, "rounded")
+
+
+def dpmpp_sde(c: FrozenDict, reference: bool, *, num_train_timesteps: int | None = None) -> Recipe:
+    """Return what the options of DPM-Solver++ SDE mean; see `heun`."""
+    return two_stage(c, reference, "dpmpp_sde", half_way, num_train_timesteps)
 
 
 KDPM2_OPTIONS = {
@@ -94,53 +118,72 @@ KDPM2_OPTIONS = {
     "timestep_spacing": "linspace",
     "steps_offset": 0,
 }
+TIMESTEPS_OPTIONS = {"num_inference_steps": UNSET, "device": None, "num_train_timesteps": None}
 
 
-class KDPM2Scheduler(MidpointScheduler):
-    """Base of the two classes of DPM-Solver-2.
+class KDPM2DiscreteScheduler(SigmaScheduler):
+    """DPM-Solver-2 in sigma (k-diffusion, sample_dpm_2): the middle in log sigma says the slope.
 
-    With compatibility="diffusers" the times of Karras sigmas are rounded, as in the reference.
+    `timesteps` has the times of all evaluations, a start and a middle in turn; beside an entry of
+    `timesteps` that begins a step stands its own level in `sigmas`, beside the next one that which
+    the step goes to (the levels of all evaluations are in `plan(n).points`). With
+    compatibility="diffusers" the times of Karras sigmas are rounded, as in the reference.
     """
 
-    def _points(self, config: FrozenDict, n: int, **options: Any) -> list[Point]:
-        points = super()._points(config, n, **options)
-        if self._copies and chosen_ramp(config) == "karras":
-            return [dataclasses.replace(p, t=float(round(p.t))) for p in points]
-        return points
-
-
-class KDPM2DiscreteScheduler(KDPM2Scheduler):
-    """DPM-Solver-2 in sigma (k-diffusion, sample_dpm_2): the middle in log sigma says the slope."""
-
     options: ClassVar = KDPM2_OPTIONS
+    step_options: ClassVar = {"return_dict": True}
+    timesteps_options: ClassVar = TIMESTEPS_OPTIONS
+    order = 2
+    training_entries_are = "evaluations"
+    sigmas_are = "ends"
     output_class = KDPM2DiscreteSchedulerOutput
+    meaning = staticmethod(kdpm2)
+    state_in_first_order = state_in_first_order
 
-    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        return "dpm2", {}
 
+class KDPM2AncestralDiscreteScheduler(SigmaScheduler):
+    """DPM-Solver-2 with ancestral noise (k-diffusion, sample_dpm_2_ancestral).
 
-class KDPM2AncestralDiscreteScheduler(KDPM2Scheduler):
-    """DPM-Solver-2 with ancestral noise (k-diffusion, sample_dpm_2_ancestral)."""
+    Times and levels are listed as by `KDPM2DiscreteScheduler`.
+    """
 
-    step_options: ClassVar = {"generator": None, "return_dict": True}
     options: ClassVar = KDPM2_OPTIONS
+    step_options: ClassVar = {"generator": None, "return_dict": True}
+    timesteps_options: ClassVar = TIMESTEPS_OPTIONS
+    order = 2
+    training_entries_are = "evaluations"
+    sigmas_are = "ends"
     output_class = KDPM2AncestralDiscreteSchedulerOutput
-
-    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        return "dpm2_ancestral", {}
-
-    def _middle(self, a: Point, b: Point) -> float:
-        """Half way to the level that the step goes down to, b.ratio^2 / a.ratio, is b's own."""
-        return b.ratio
+    meaning = staticmethod(kdpm2_ancestral)
+    state_in_first_order = state_in_first_order
 
 
-class DPMSolverSDEScheduler(MidpointScheduler):
+def paths(seed: Any) -> Rng | list[Rng] | None:
+    """Return the Brownian paths of a seed, one for each sample of a list; none of None."""
+    if seed is None:
+        return None
+    try:
+        many = isinstance(seed, list | tuple)
+        return [Rng(s, path=True) for s in seed] if many else Rng(seed, path=True)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"noise_sampler_seed={seed!r} must be None, an integer from 0 to 2**64 - 1, or a list"
+            " with one for each sample"
+        ) from error
+
+
+def has_paths(c: FrozenDict) -> None:
+    """Raise where the seed is none."""
+    paths(c.noise_sampler_seed)
+
+
+class DPMSolverSDEScheduler(SigmaScheduler):
     """DPM-Solver++ SDE in two stages (k-diffusion, sample_dpmpp_sde).
 
     Without `generator=` the stateful habit takes its noise from `noise_sampler_seed`: the
     increments of one Brownian path, `cmsched.Rng(noise_sampler_seed, path=True)`, or of one for
     each sample if that is a list; if it is None, from fresh entropy. The reference's path of the
-    same seed is another one.
+    same seed is another one. Times and levels are listed as by `KDPM2DiscreteScheduler`.
     """
 
     options: ClassVar = {
@@ -153,36 +196,23 @@ class DPMSolverSDEScheduler(MidpointScheduler):
         "timestep_spacing": "linspace",
         "steps_offset": 0,
     }
+    relations = (one_ramp, has_paths)
     step_options: ClassVar = {"return_dict": True, "s_noise": 1.0}
+    timesteps_options: ClassVar = TIMESTEPS_OPTIONS
+    order = 2
+    training_entries_are = "evaluations"
+    sigmas_are = "ends"
     output_class = DPMSolverSDESchedulerOutput
-
-    def _validate(self, config: FrozenDict) -> None:
-        super()._validate(config)
-        self._paths(config)
-
-    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        return "dpmpp_sde", {}
+    meaning = staticmethod(dpmpp_sde)
+    state_in_first_order = state_in_first_order
 
     @property
     def noise_sampler_seed(self) -> int | list[int] | None:
         """The seed of the noise that `step` adds if it is given no other."""
-        seed: int | list[int] | None = self._options.noise_sampler_seed
+        seed: int | list[int] | None = self.filled_config.noise_sampler_seed
         return seed
 
-    def _paths(self, config: FrozenDict) -> Rng | list[Rng] | None:
-        """Return the Brownian paths of the configured seed; one that is none raises."""
-        seed = config.noise_sampler_seed
-        if seed is None:
-            return None
-        try:
-            many = isinstance(seed, list | tuple)
-            return [Rng(s, path=True) for s in seed] if many else Rng(seed, path=True)
-        except (TypeError, ValueError) as error:
-            raise type(error)(
-                f"noise_sampler_seed={seed!r} must be None, an integer from 0 to 2**64 - 1, or a"
-                " list with one for each sample"
-            ) from error
-
-    def _source(self, backend: Backend, device: Any) -> tuple[Any, int | None]:
-        paths = self._paths(self._options)
-        return super()._source(backend, device) if paths is None else (paths, None)
+    def noise_source(self, backend: Backend, device: Any) -> tuple[Any, int | None]:
+        """Return the Brownian paths of the seed, if there is one."""
+        own = paths(self.noise_sampler_seed)
+        return self.fresh_noise(backend, device) if own is None else (own, None)

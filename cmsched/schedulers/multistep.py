@@ -1,14 +1,26 @@
 """Multistep solvers: DPM-Solver and DPM-Solver++, also upward in noise, and DEIS."""
 
 import math
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
-from ..samplers import multistep
+from ..discretizations import Discretization, Ramp, TrainingSteps
+from ..frozen import FrozenDict
+from ..recipe import OnShortRuns, Recipe
 from ..samplers.adams import ORDERS
+from ..samplers.formulas import SOLVER_TYPES
 from ..schedules import Point
-from .config import FrozenDict
-from .solvers import FLOW_OPTIONS, SHIFT_OPTIONS, SOLVER_OPTIONS, SPACING_OPTIONS, SolverScheduler
-from .variance_exploding import RAMP_OPTIONS, chosen_ramp
+from . import solvers
+from .base import TIMES
+from .betas import said, tables_of, vp_betas, vp_betas_finite
+from .sigma import (
+    RAMP_OPTIONS,
+    chosen_ramp,
+    use_beta_sigmas,
+    use_exponential_sigmas,
+    use_karras_sigmas,
+)
+from .solver_parts import SolverScheduler
 
 __all__ = [
     "DEISMultistepScheduler",
@@ -17,24 +29,152 @@ __all__ = [
     "DPMSolverMultistepScheduler",
 ]
 
-ALGORITHMS = ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++")
-FOREIGN = {"deis": "dpmsolver++", "logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"}
 ALGORITHM_OPTIONS = {
     "algorithm_type": "dpmsolver++",
     "solver_type": "midpoint",
     "lower_order_final": True,
+}
+SHORT = 15  # steps, below which lower_order_final lowers the order
+
+
+def short_runs(c: FrozenDict) -> OnShortRuns | bool:
+    """Return whether the order goes down at the end: in short runs, if lower_order_final is on."""
+    return OnShortRuns(SHORT) if c.lower_order_final else False
+
+
+def dpm_sampler(c: FrozenDict, reference: bool) -> tuple[str, dict[str, Any]]:
+    """Return the multistep sampler of the options, and its own."""
+    sde, third = c.algorithm_type.startswith("sde-"), c.get("third_order", "published")
+    if sde and reference and third == "published":
+        third = "reference"
+    data = c.algorithm_type.endswith("++")
+    return "dpmpp_multistep" if data else "dpm_multistep", {
+        "solver_order": c.solver_order,
+        "eta": 1.0 if sde else 0.0,
+        "solver_type": c.solver_type,
+        "third_order": third,
+        "ramp_down": short_runs(c),
+        "euler_at_final": bool(c.euler_at_final),
+    }
+
+
+def dpm_multistep(c: FrozenDict, reference: bool, *, mu: float | None = None) -> Recipe:
+    """Return what the options of multistep DPM-Solver mean; mu is a flow's dynamic shift."""
+    rounds = chosen_ramp(c) in ("karras", "lu") and c.beta_schedule != "squaredcos_cap_v2"
+    where = solvers.steps(c, reference, vp_betas_finite(c), mu, rounds=rounds)
+    sampler, options = dpm_sampler(c, reference)
+    return Recipe(sampler, where, said(c), options, idle=solvers.idle_options(c, mu))
+
+
+def deis(c: FrozenDict, reference: bool, *, mu: float | None = None) -> Recipe:
+    """Return what the options of DEIS mean; mu is a flow's dynamic shift."""
+    rounds = chosen_ramp(c) == "karras" and not c.use_flow_sigmas
+    where = solvers.steps(c, reference, vp_betas(c), mu, rounds=rounds, doubles=True)
+    options = {"solver_order": c.solver_order, "ramp_down": short_runs(c)}
+    return Recipe("deis", where, said(c), options, idle=solvers.idle_options(c, mu))
+
+
+# the inversion
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpwardFrom(Discretization):
+    """The starts of a run downwards, taken upwards: from the least noisy one to the noisiest level.
+
+    Args:
+        down: the discretization of that run.
+    """
+
+    down: Discretization
+
+    def points(self, n: int) -> list[Point]:
+        """Return the n points where steps up start."""
+        if not isinstance(self.down, TrainingSteps):
+            return self.down.points(max(n, 2))[::-1][:n]
+        if self.down.spacing == "trailing":
+            return self.down.points(n)[::-1]
+        return self.down.points(n + 1)[:0:-1]  # the noisiest is where the last step ends
+
+    def training(self) -> list[Point]:
+        """Return the points of all training steps, increasing."""
+        return super().training()[::-1]
+
+    def at_times(self, times: list[float]) -> list[Point]:
+        """Return the points at explicit model times, increasing."""
+        return self.down.at_times(times)[::-1]
+
+    def at_levels(self, levels: list[float], end: Point) -> list[Point]:
+        """Return the points at explicit levels, increasing; a last entry at the end is left out."""
+        top = self.level(end)
+        values = levels[1:] if math.isclose(levels[0], top, rel_tol=1e-6) else levels
+        if not values or not 0.0 < values[-1] <= values[0] < top:
+            raise ValueError(
+                f"sigmas must start above 0 and end below {top:g}, where the sample ends; got"
+                f" {levels[::-1]}"
+            )
+        return [self.at_level(s) for s in reversed(values)]
+
+
+def dpm_inverse(c: FrozenDict, reference: bool) -> Recipe:
+    """Return what the options of the inversion mean."""
+    table = vp_betas(c)
+    down = solvers.steps(c, reference, table, rounds=chosen_ramp(c) == "karras", doubles=True)
+    schedule = down.schedule
+    if isinstance(down, TrainingSteps):
+        down = replace(down, extra=False)
+        end = schedule.at(t=float(solvers.noisiest(c, table)))
+    elif isinstance(down, Ramp):
+        end = schedule.at(ratio=solvers.ends_of_ramp(c, table)[0])
+    else:
+        assert isinstance(down, solvers.SolverFlow)
+        end = schedule.at(sigma=down.moved(down.even(1))[0])
+    shared = {f.name: getattr(down, f.name) for f in fields(Discretization)}
+    where = UpwardFrom(**{**shared, "end": end, "upward": True}, down=down)
+    sampler, options = dpm_sampler(c, reference)
+    return Recipe(sampler, where, said(c), options, idle=solvers.idle_options(c))
+
+
+def has_formula(c: FrozenDict) -> None:
+    """Raise where the third-order SDE solver for eps is asked for."""
+    if c.solver_order == 3 and c.algorithm_type == "sde-dpmsolver":
+        raise ValueError(
+            'solver_order=3 has no formula with algorithm_type="sde-dpmsolver"; use'
+            ' "sde-dpmsolver++" or solver_order=2'
+        )
+
+
+def deterministic(c: FrozenDict) -> None:
+    """Raise where an inversion would add noise."""
+    if c.algorithm_type.startswith("sde-"):
+        raise ValueError(
+            f'algorithm_type="{c.algorithm_type}" adds noise on the way down; inversion needs'
+            ' "dpmsolver++" or "dpmsolver"'
+        )
+
+
+DPM_CHOICES = {
+    **solvers.CHOICES,
+    "solver_order": (1, 2, 3),
+    "algorithm_type": ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"),
+    "solver_type": tuple(SOLVER_TYPES),
 }
 
 
 class DPMSolverMultistepScheduler(SolverScheduler):
     """DPM-Solver (arXiv:2206.00927) and DPM-Solver++ (arXiv:2211.01095), multistep, ODE and SDE.
 
+    use_flow_sigmas: samples are (1 - sigma) x0 + sigma eps, and levels are even in sigma, then
+    shifted by flow_shift, or by e^mu (use_dynamic_shifting, mu of `set_timesteps`). With a ramp as
+    well, its levels of sigma / alpha are those of the flow. Explicit sigmas of a flow are those
+    before the shift, as pipelines pass them; a list to the end, as `sigmas` is, has the levels
+    themselves.
+
     third_order="published" is the order-3 formula in use everywhere, which is second order; "exact"
     doubles the weight of its second difference and is third order.
     """
 
     options: ClassVar = {
-        **SOLVER_OPTIONS,
+        **solvers.OPTIONS,
         **ALGORITHM_OPTIONS,
         "euler_at_final": False,
         **RAMP_OPTIONS,
@@ -44,71 +184,41 @@ class DPMSolverMultistepScheduler(SolverScheduler):
         "final_sigmas_type": "zero",
         "lambda_min_clipped": -math.inf,
         "variance_type": None,
-        **SPACING_OPTIONS,
+        **solvers.SPACING_OPTIONS,
         "rescale_betas_zero_snr": False,
-        **SHIFT_OPTIONS,
+        **solvers.SHIFT_OPTIONS,
     }
     hidden_options: ClassVar = {"third_order": "published"}
+    choices: ClassVar = DPM_CHOICES
+    aliases: ClassVar = solvers.FOREIGN
+    relations = (*solvers.RELATIONS, has_formula)
     step_options: ClassVar = {"generator": None, "variance_noise": None, "return_dict": True}
-    timesteps_options: ClassVar = {
-        "num_inference_steps": None,
-        "device": None,
-        "mu": None,
-        "timesteps": None,
-    }
-    choices: ClassVar = {
-        "solver_order": (1, 2, 3),
-        "algorithm_type": ALGORITHMS,
-        "solver_type": multistep.SOLVERS,
-        "third_order": ("published", "exact"),
-    }
-    foreign = FOREIGN
-    terminal = 2.0**-24
+    timesteps_options: ClassVar = {**TIMES, "mu": None, "timesteps": None}
+    meaning = staticmethod(dpm_multistep)
 
-    def _validate(self, config: FrozenDict) -> None:
-        super()._validate(config)
-        if config.solver_order == 3 and config.algorithm_type == "sde-dpmsolver":
-            raise ValueError(
-                'solver_order=3 has no formula with algorithm_type="sde-dpmsolver"; use'
-                ' "sde-dpmsolver++" or solver_order=2'
-            )
-
-    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        sde, third = config.algorithm_type.startswith("sde-"), config.third_order
-        if sde and self._copies and third == "published":
-            third = "reference"
-        return "dpmpp_multistep" if self._data(config) else "dpm_multistep", {
-            "solver_order": config.solver_order,
-            "eta": 1.0 if sde else 0.0,
-            "solver_type": self._own(config, "solver_type"),
-            "third_order": third,
-            "ramp_down": bool(config.lower_order_final) and n < 15,
-            "euler_at_final": bool(config.euler_at_final),
-        }
-
-    def _rounds(self, config: FrozenDict, ramp: str) -> bool:
-        return ramp in ("karras", "lu") and config.beta_schedule != "squaredcos_cap_v2"
+    alphas_cumprod, alphas, betas = tables_of(vp_betas_finite)
+    alpha_t, sigma_t, lambda_t = solvers.lambda_table(vp_betas_finite)
 
     def dpm_solver_first_order_update(
         self, model_output: Any, *, sample: Any, noise: Any = None
     ) -> Any:
         """Return the sample after a first-order step from a converted output."""
-        return self._update([model_output], sample, noise)
+        return self.update_of([model_output], sample, noise)
 
     def multistep_dpm_solver_second_order_update(
         self, model_output_list: list[Any], *, sample: Any, noise: Any = None
     ) -> Any:
         """Return the sample after a second-order step from the last two converted outputs."""
-        return self._update(model_output_list[-2:], sample, noise)
+        return self.update_of(model_output_list[-2:], sample, noise)
 
     def multistep_dpm_solver_third_order_update(
         self, model_output_list: list[Any], *, sample: Any, noise: Any = None
     ) -> Any:
         """Return the sample after a third-order step from the last three converted outputs."""
-        return self._update(model_output_list[-3:], sample, noise)
+        return self.update_of(model_output_list[-3:], sample, noise)
 
 
-class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
+class DPMSolverMultistepInverseScheduler(SolverScheduler):
     """The same upward in noise: a clean sample back to the noise it would come from (inversion).
 
     `timesteps` increase. The sample given stands at the first of them, and the last step ends at
@@ -116,142 +226,90 @@ class DPMSolverMultistepInverseScheduler(DPMSolverMultistepScheduler):
     """
 
     options: ClassVar = {
-        **SOLVER_OPTIONS,
+        **solvers.OPTIONS,
         **ALGORITHM_OPTIONS,
         "euler_at_final": False,
-        **FLOW_OPTIONS,
+        **solvers.FLOW_OPTIONS,
         "lambda_min_clipped": -math.inf,
         "variance_type": None,
-        **SPACING_OPTIONS,
+        **solvers.SPACING_OPTIONS,
     }
-    timesteps_options: ClassVar = {"num_inference_steps": None, "device": None}
-    grid_options = ()
-    terminal = 0.0
-    upward = True
-    doubles = True
+    hidden_options: ClassVar = {"third_order": "published"}
+    choices: ClassVar = DPM_CHOICES
+    aliases: ClassVar = solvers.FOREIGN
+    relations = (*solvers.RELATIONS, has_formula, deterministic)
+    step_options: ClassVar = DPMSolverMultistepScheduler.step_options
+    timesteps_options: ClassVar = TIMES
+    meaning = staticmethod(dpm_inverse)
 
-    def _validate(self, config: FrozenDict) -> None:
-        super()._validate(config)
-        if config.algorithm_type.startswith("sde-"):
-            raise ValueError(
-                f'algorithm_type="{config.algorithm_type}" adds noise on the way down; inversion'
-                ' needs "dpmsolver++" or "dpmsolver"'
-            )
-
-    def _last(self, config: FrozenDict, **options: Any) -> Point:
-        schedule = self._schedule(config)
-        if chosen_ramp(config):
-            return schedule.at(ratio=self._ends(config)[0])
-        if config.use_flow_sigmas:
-            return schedule.at(sigma=self._flow_sigmas(config, 1, config.flow_shift)[0])
-        return schedule.at(t=float(self._noisiest(config)))
-
-    def _points(self, config: FrozenDict, n: int, **options: Any) -> list[Point]:
-        placed = config.use_flow_sigmas or chosen_ramp(config) is not None
-        points = super()._points(config, max(n, 2) if placed else n, **options)
-        return points[::-1][:n]
-
-    def _rounds(self, config: FrozenDict, ramp: str) -> bool:
-        return ramp == "karras"
-
-    def _times(self, config: FrozenDict, n: int, *, extra: bool = False) -> list[float]:
-        """Return times of which the noisiest is left out, but for trailing ones."""
-        if config.timestep_spacing == "trailing":
-            return super()._times(config, n, extra=False)
-        return super()._times(config, n + 1, extra=False)[1:]
-
-    def _at_timesteps(
-        self, config: FrozenDict, timesteps: list[float], **options: Any
-    ) -> list[Point]:
-        return super()._at_timesteps(config, timesteps)[::-1]
-
-    def _at_sigmas(
-        self, config: FrozenDict, sigmas: list[float], last: Point, **options: Any
-    ) -> list[Point]:
-        end = self._exposed(last)
-        values = sigmas[1:] if math.isclose(sigmas[0], end, rel_tol=1e-6) else sigmas
-        if not values or not 0.0 < values[-1] <= values[0] < end:
-            raise ValueError(
-                f"sigmas must start above 0 and end below {end:g}, where the sample ends; got"
-                f" {sigmas[::-1]}"
-            )
-        schedule = self._schedule(config)
-        name = "sigma" if schedule.frame == "flow" else "ratio"
-        return [schedule.at(**{name: s}) for s in reversed(values)]
-
-    def _sigma_points(self) -> list[Point]:
-        if self._plan is not None:
-            return super()._sigma_points()
-        return [*self._training_points(), self._last(self._options)]
+    alphas_cumprod, alphas, betas = tables_of(vp_betas)
+    alpha_t, sigma_t, lambda_t = solvers.lambda_table(vp_betas)
+    use_karras_sigmas = use_karras_sigmas
+    use_exponential_sigmas = use_exponential_sigmas
+    use_beta_sigmas = use_beta_sigmas
+    dpm_solver_first_order_update = DPMSolverMultistepScheduler.dpm_solver_first_order_update
+    multistep_dpm_solver_second_order_update = (
+        DPMSolverMultistepScheduler.multistep_dpm_solver_second_order_update
+    )
+    multistep_dpm_solver_third_order_update = (
+        DPMSolverMultistepScheduler.multistep_dpm_solver_third_order_update
+    )
 
     @property
     def noisiest_timestep(self) -> int:
         """The training step where a run ends that no ramp or flow places."""
-        return self._noisiest(self._options)
-
-    @property
-    def use_karras_sigmas(self) -> bool:
-        """Whether sigmas follow the ramp of arXiv:2206.00364."""
-        return chosen_ramp(self._options) == "karras"
-
-    @property
-    def use_exponential_sigmas(self) -> bool:
-        """Whether sigmas are even in their logarithm."""
-        return chosen_ramp(self._options) == "exponential"
-
-    @property
-    def use_beta_sigmas(self) -> bool:
-        """Whether sigmas are quantiles of a beta distribution."""
-        return chosen_ramp(self._options) == "beta"
+        config = self.filled_config
+        return solvers.noisiest(config, vp_betas(config))
 
 
 DPMSolverMultistepInverse = DPMSolverMultistepInverseScheduler  # its former name
 
 
 class DEISMultistepScheduler(SolverScheduler):
-    """DEIS with its polynomial in log rho (arXiv:2204.13902), multistep."""
+    """DEIS with its polynomial in log rho (arXiv:2204.13902), multistep.
+
+    Flows are as in `DPMSolverMultistepScheduler`.
+    """
 
     options: ClassVar = {
-        **SOLVER_OPTIONS,
+        **solvers.OPTIONS,
         "algorithm_type": "deis",
         "solver_type": "logrho",
         "lower_order_final": True,
-        **FLOW_OPTIONS,
-        **SPACING_OPTIONS,
-        **SHIFT_OPTIONS,
-    }
-    step_options: ClassVar = {"return_dict": True}
-    timesteps_options: ClassVar = {
-        **SolverScheduler.timesteps_options,
-        "mu": None,
+        **solvers.FLOW_OPTIONS,
+        **solvers.SPACING_OPTIONS,
+        **solvers.SHIFT_OPTIONS,
     }
     choices: ClassVar = {
+        **solvers.CHOICES,
         "solver_order": ORDERS,
         "algorithm_type": ("deis",),
         "solver_type": ("logrho",),
     }
-    foreign: ClassVar = {
+    aliases: ClassVar = {
         **dict.fromkeys(("dpmsolver", "dpmsolver++"), "deis"),
         **dict.fromkeys(("midpoint", "heun", "bh1", "bh2"), "logrho"),
     }
-    doubles = True
+    relations = solvers.RELATIONS
+    step_options: ClassVar = {"return_dict": True}
+    timesteps_options: ClassVar = {**SolverScheduler.timesteps_options, "mu": None}
+    meaning = staticmethod(deis)
 
-    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        ramp_down = bool(config.lower_order_final) and n < 15
-        return "deis", {"solver_order": config.solver_order, "ramp_down": ramp_down}
+    alphas_cumprod, alphas, betas = tables_of(vp_betas)
+    alpha_t, sigma_t, lambda_t = solvers.lambda_table(vp_betas)
 
     def deis_first_order_update(self, model_output: Any, *, sample: Any) -> Any:
         """Return the sample after a first-order step from a converted output."""
-        return self._update([model_output], sample)
+        return self.update_of([model_output], sample)
 
     def multistep_deis_second_order_update(
         self, model_output_list: list[Any], *, sample: Any
     ) -> Any:
         """Return the sample after a second-order step from the last two converted outputs."""
-        return self._update(model_output_list[-2:], sample)
+        return self.update_of(model_output_list[-2:], sample)
 
     def multistep_deis_third_order_update(
         self, model_output_list: list[Any], *, sample: Any
     ) -> Any:
         """Return the sample after a third-order step from the last three converted outputs."""
-        return self._update(model_output_list[-3:], sample)
+        return self.update_of(model_output_list[-3:], sample)

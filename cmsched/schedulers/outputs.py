@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
-__all__ = ["OriginalSampleOutput", "SchedulerOutput"]
+__all__ = ["OriginalSampleOutput", "SchedulerOutput", "output_of"]
 
 
 class SchedulerOutput(Mapping[str, Any]):
@@ -82,3 +82,41 @@ class OriginalSampleOutput(SchedulerOutput):
     """
 
     fields = ("prev_sample", "pred_original_sample")
+
+
+def output_of(scheduler: str, *fields: str) -> Any:
+    """Return the output class of a scheduler, named after it; by default with the estimate x0."""
+    fields = fields or OriginalSampleOutput.fields
+    base = OriginalSampleOutput if fields == OriginalSampleOutput.fields else SchedulerOutput
+    members = {
+        "fields": fields,
+        "__doc__": f"Output of `{scheduler}.step`: {', '.join(fields)}.",
+        "__module__": __name__,
+    }
+    return type(f"{scheduler}Output", (base,), members)
+
+
+DDIMSchedulerOutput = output_of("DDIMScheduler")
+DDIMParallelSchedulerOutput = output_of("DDIMParallelScheduler")
+DDPMSchedulerOutput = output_of("DDPMScheduler")
+DDPMParallelSchedulerOutput = output_of("DDPMParallelScheduler")
+DPMSolverSDESchedulerOutput = output_of("DPMSolverSDEScheduler")
+EDMEulerSchedulerOutput = output_of("EDMEulerScheduler")
+EulerDiscreteSchedulerOutput = output_of("EulerDiscreteScheduler")
+EulerAncestralDiscreteSchedulerOutput = output_of("EulerAncestralDiscreteScheduler")
+HeunDiscreteSchedulerOutput = output_of("HeunDiscreteScheduler")
+KDPM2DiscreteSchedulerOutput = output_of("KDPM2DiscreteScheduler")
+KDPM2AncestralDiscreteSchedulerOutput = output_of("KDPM2AncestralDiscreteScheduler")
+LMSDiscreteSchedulerOutput = output_of("LMSDiscreteScheduler")
+RePaintSchedulerOutput = output_of("RePaintScheduler")
+# the other fields are: the consistency function's value; the sample where the step's deterministic
+# part ends; d x / d sigma at the first evaluation; the sample without the noise of the step
+LCMSchedulerOutput = output_of("LCMScheduler", "prev_sample", "denoised")
+TCDSchedulerOutput = output_of("TCDScheduler", "prev_sample", "pred_noised_sample")
+KarrasVeOutput = output_of("KarrasVe", "prev_sample", "derivative", "pred_original_sample")
+SdeVeOutput = output_of("SdeVe", "prev_sample", "prev_sample_mean")
+ConsistencyDecoderSchedulerOutput = output_of("ConsistencyDecoderScheduler", "prev_sample")
+CMStochasticIterativeSchedulerOutput = output_of("CMStochasticIterativeScheduler", "prev_sample")
+FlowMatchEulerDiscreteSchedulerOutput = output_of("FlowMatchEulerDiscreteScheduler", "prev_sample")
+FlowMatchHeunDiscreteSchedulerOutput = output_of("FlowMatchHeunDiscreteScheduler", "prev_sample")
+VQDiffusionSchedulerOutput = output_of("VQDiffusionScheduler", "prev_sample")

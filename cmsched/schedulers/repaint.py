@@ -1,33 +1,62 @@
 """RePaint: inpainting by going back and forth."""
 
 import itertools
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import engine, spacings
+from .. import engine
 from ..backends import resolve
 from ..engine.checks import check_given, check_output
+from ..frozen import FrozenDict
+from ..grids import Grid
 from ..plan import Plan, make_plan
-from ..samplers.formulas import noised
-from ..schedules import Point
-from ..spacings import Grid
-from .base import UNSET, one_time
-from .betas import BETA_OPTIONS, BetaMixin
-from .config import FrozenDict
-from .outputs import OriginalSampleOutput
+from ..recipe import Recipe
+from ..samplers.formulas import forward_kernel
+from .base import UNSET
+from .betas import BETA_CHOICES, BETA_OPTIONS, said, spaced, tables_of, vp_betas
+from .outputs import RePaintSchedulerOutput
 from .parts import PartsMixin
+from .timeline import Timeline, one_time
 
-__all__ = ["RePaintScheduler", "RePaintSchedulerOutput"]
+__all__ = ["RePaintScheduler"]
 
 Array = Any
 
 
-class RePaintSchedulerOutput(OriginalSampleOutput):
-    """Output of `RePaintScheduler.step`."""
+@dataclass(frozen=True)
+class Late:
+    """How many training steps late the reference adds the noise of a jump."""
+
+    train: int
+
+    def __call__(self, grid: Grid) -> float:
+        """Return it."""
+        return float(self.train // len(grid) - 1)
 
 
-class RePaintScheduler(PartsMixin, BetaMixin):
+def repaint(c: FrozenDict, reference: bool) -> Recipe:
+    """Return what the options of RePaint mean."""
+    table = vp_betas(c)
+    where = spaced(
+        c, table, table.point(0.0, 0.0), reference, spacing="leading", whole=True, limited=True
+    )
+    late = Late(c.num_train_timesteps) if reference else 0.0
+    return Recipe("repaint", where, said(c), {"eta": float(c.eta), "late": late})
+
+
+@lru_cache(maxsize=64)
+def one_step(plan: Plan, entry: int, eta: float) -> Plan:
+    """Return the plan of one step down."""
+    grid = plan.grid
+    one = Grid(grid.points[entry : entry + 2], grid.schedule, integral=grid.integral)
+    options = {**plan.options, "eta": eta, "jump_n_sample": 1}
+    return make_plan("repaint", one, plan.prediction, options)
+
+
+class RePaintScheduler(PartsMixin):
     """Inpainting with any diffusion model (arXiv:2201.09865, algorithm 1).
 
     `timesteps` go up again now and then, by single steps of noise without the network:
@@ -61,51 +90,36 @@ class RePaintScheduler(PartsMixin, BetaMixin):
         "jump_n_sample": 10,
         "device": None,
     }
-    beta_schedules = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+    choices: ClassVar = {
+        **BETA_CHOICES,
+        "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
+    }
+    meaning = staticmethod(repaint)
 
-    _eta: float | None = None
-    _singles: dict[int, Plan]
+    alphas_cumprod, alphas, betas = tables_of(vp_betas)
 
-    def _restart(self) -> None:
-        super()._restart()
-        self._singles = {}
-
-    def _validate(self, config: FrozenDict) -> None:
-        super()._validate(config)
-        if not config.eta >= 0:
-            raise ValueError(f"eta must not be negative, got {config.eta}")
-
-    def _sampler(self, config: FrozenDict, n: int) -> tuple[str, dict[str, Any]]:
-        late = config.num_train_timesteps // n - 1 if self._copies else 0
-        return "repaint", {"eta": self.eta, "late": float(late)}
-
-    def _points(self, config: FrozenDict, n: int, **options: Any) -> list[Point]:
-        schedule = self._schedule(config)
-        times = spacings.timesteps("leading", n, config.num_train_timesteps)
-        return [schedule.at(t=t) for t in times]
-
-    def _times_of(self, plan: Plan) -> np.ndarray:
-        """Return the times of all steps, down and up."""
-        down, listed = super()._times_of(plan), []
+    def timeline_of(self, plan: Plan) -> Timeline:
+        """Return the entries of all steps, down and up."""
+        down, steps = Timeline.of_steps(plan).times, list[int]()
         for k, following in itertools.zip_longest(plan.steps, plan.steps[1:], fillvalue=len(down)):
             # after step k to k + 1, up to where `following` begins
-            listed += [k, *range(k - 1, following - 2, -1)]
-        return down[listed]
+            steps += [k, *range(k - 1, following - 2, -1)]
+        return Timeline(plan, down[steps], tuple(steps))
 
     @property
     def eta(self) -> float:
         """The part of the ancestral noise in a step: the option, or what it was set to since."""
-        return float(self._options.eta if self._eta is None else self._eta)
+        return float(self.changed_since.get("eta", self.filled_config.eta))
 
     @eta.setter
     def eta(self, value: float) -> None:
-        self._validate(FrozenDict({**self._options, "eta": value}))
-        self._eta, self._singles = value, {}
+        self.check(FrozenDict({**self.filled_config, "eta": value}))
+        self.changed_since = {"eta": value}
 
     @property
     def final_alpha_cumprod(self) -> Any:
         """alpha_bar where the last step ends."""
-        return self._shown(np.array(1.0))
+        return self.show(np.array(1.0))
 
     def step(
         self,
@@ -129,42 +143,33 @@ class RePaintScheduler(PartsMixin, BetaMixin):
             return_dict: False for a tuple.
         """
         backend, given = resolve(sample), {"image": original_image, "mask": mask}
-        plan = self._single(self._entry(sample, one_time(timestep)))
+        plan = self.required().plan
+        plan = one_step(plan, self.step_at(sample, one_time(timestep)), self.eta)
         check_output(backend, sample, model_output, plan.prediction)
         check_given(backend, sample, {*given}, given)
         state = engine.State(sample, (), 0)
         draws = bool(plan.rows[0].draws)
         # the reference draws at the end of a run too, which jumps go up from
-        noise = self._normal(sample, generator) if draws or self._copies else None
+        noise = self.normal(sample, generator) if draws or self.as_reference else None
         after = engine.step(plan, state, model_output, noise=noise if draws else None, given=given)
         x0 = engine.estimate_x0(plan, 0, sample, model_output)
         return RePaintSchedulerOutput(after.sample, x0) if return_dict else (after.sample, x0)
-
-    def _single(self, entry: int) -> Plan:
-        """Return the plan of one step down."""
-        plan = self._set()
-        if entry not in self._singles:
-            grid = plan.grid
-            one = Grid(grid.points[entry : entry + 2], grid.schedule, integral=grid.integral)
-            options = {**plan.options, "eta": self.eta, "jump_n_sample": 1}
-            self._singles[entry] = make_plan("repaint", one, plan.prediction, options)
-        return self._singles[entry]
 
     def undo_step(self, sample: Array, timestep: Any, generator: Any = None) -> Array:
         """Return the sample noised up to the level of a timestep, from where its step has led.
 
         generator: where noise comes from; see `SchedulerMixin.step`.
         """
-        grid, backend = self._set().grid, resolve(sample)
-        entry = self._entry(sample, one_time(timestep))
+        grid, backend = self.required().plan.grid, resolve(sample)
+        entry = self.step_at(sample, one_time(timestep))
         path = [grid.points[entry + 1], grid.points[entry]]
-        if self._copies:
+        if self.as_reference:
             t, stride = path[1].t, len(self) // len(grid)
             path = [grid.at(t=t + i) for i in range(-1 if t else 0, stride)]
             path = path if t else [grid.points[-1], *path]
         acc = backend.accumulation(sample.dtype)
         x = backend.astype(sample, acc)
         for a, b in itertools.pairwise(path):
-            part, std = noised(a, b)
-            x = part * x + std * backend.astype(self._normal(sample, generator), acc)
+            part, std = forward_kernel(a, b)
+            x = part * x + std * backend.astype(self.normal(sample, generator), acc)
         return backend.astype(x, sample.dtype)

@@ -1,28 +1,22 @@
-"""What the exponential integrators share: where their steps lie, and one step taken apart."""
+"""What the exponential integrators share: where their steps lie."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from .. import engine, samplers, spacings
-from .._messages import choose
-from ..backends import resolve
-from ..engine.checks import check_like, check_output
+from ..discretizations import Discretization, FlowSigmas, Ramp, no_times, retold
+from ..frozen import FrozenDict
+from ..grids import Grid
 from ..samplers.first_order import VARIANCES
-from ..schedules import Flow, Point, Schedule
-from ..spacings import RAMPS, SHIFTS, Grid, Walk
-from .base import Run
-from .betas import BETA_OPTIONS, EXCHANGEABLE, BetaScheduler
-from .config import FrozenDict
-from .outputs import SchedulerOutput
-from .variance_exploding import RAMP_OPTIONS, chosen_ramp
+from ..schedules import Betas, Flow, Point, Schedule
+from .betas import BETA_CHOICES, BETA_OPTIONS, spaced
+from .flow import dynamic_shift
+from .sigma import RAMP_OPTIONS, chosen_ramp, one_ramp, without_ramp
 
-__all__ = ["FINAL_SIGMAS", "FLOW_OPTIONS", "SOLVER_OPTIONS", "SPACING_OPTIONS", "SolverScheduler"]
-
-SOLVER_OPTIONS: Mapping[str, Any] = {
+OPTIONS: Mapping[str, Any] = {
     **BETA_OPTIONS,
     "solver_order": 2,
     "prediction_type": "epsilon",
@@ -36,297 +30,199 @@ SHIFT_OPTIONS: Mapping[str, Any] = {
     "use_dynamic_shifting": False,
     "time_shift_type": "exponential",
 }
-FINAL_SIGMAS = ("zero", "sigma_min")
+CHOICES: Mapping[str, Any] = {
+    **BETA_CHOICES,
+    "prediction_type": ("epsilon", "sample", "v_prediction", "flow_prediction"),
+    "variance_type": (None, *VARIANCES),  # of DDPM, where fixed ones have no head
+}
+# what DEIS's and UniPC's options mean to DPM-Solver
+FOREIGN: Mapping[str, str] = {
+    "deis": "dpmsolver++",
+    "logrho": "midpoint",
+    "bh1": "midpoint",
+    "bh2": "midpoint",
+}
 
 
-class SolverScheduler(BetaScheduler):
-    """Base of the solvers that integrate the ODE's exponential and estimates of x0, or of eps.
+@dataclass(frozen=True)
+class RepeatedLast:
+    """Runs end where their last step starts, as the reference's ramps and flows do."""
 
-    use_flow_sigmas: samples are (1 - sigma) x0 + sigma eps, and levels are even in sigma, then
-    shifted by flow_shift, or by e^mu (use_dynamic_shifting, mu of `set_timesteps`). With a ramp as
-    well, its levels of sigma / alpha are those of the flow. Explicit sigmas of a flow are those
-    before the shift, as pipelines pass them; a list to the end, as `sigmas` is, has the levels
-    themselves.
-
-    Class attributes of a scheduler:
-        choices: the values of its options that have few.
-        foreign: names of other solvers' options that mean one of these when a config is handed
-            over.
-        kept: kind and rank of the plan's slots that hold estimates of eps.
-        doubles: whether the reference's ramps and flows end where their last step starts.
-    """
-
-    prediction_types = ("epsilon", "sample", "v_prediction", "flow_prediction")
-    choices: ClassVar[Mapping[str, Sequence[Any]]] = {}
-    foreign: ClassVar[Mapping[str, str]] = {}
-    kept: ClassVar[tuple[str, int]] = ("k", 0)
-    doubles: ClassVar[bool] = False
-    grid_options: ClassVar[tuple[str, ...]] = ("mu",)
-    limited = False
-    output_class = SchedulerOutput
-    _compatibles: ClassVar = EXCHANGEABLE
-
-    def _validate(self, config: FrozenDict) -> None:
-        super()._validate(config)
-        common = {
-            "final_sigmas_type": FINAL_SIGMAS,
-            "time_shift_type": tuple(SHIFTS),
-            "variance_type": (None, *VARIANCES),  # of DDPM, where fixed ones have no head
-        }
-        for name, values in {**common, **self.choices}.items():
-            if name in config:
-                choose(name, self._own(config, name), values)
-        chosen_ramp(config)
-        for name in ("flow_shift", "sigma_min", "sigma_max"):
-            if config.get(name) is not None and not config[name] > 0:
-                raise ValueError(f"{name} must be positive, got {config[name]}")
-        if "algorithm_type" in config and not self._data(config):
-            algorithm, kind = self._own(config, "algorithm_type"), config.prediction_type
-            if config.get("final_sigmas_type") == "zero":
-                raise ValueError(
-                    f'algorithm_type="{algorithm}" cannot end at sigma = 0, where its formula is'
-                    ' infinite; use final_sigmas_type="sigma_min" or the "++" algorithm'
-                )
-            if algorithm != "deis" and kind == "flow_prediction" and not config.use_flow_sigmas:
-                raise ValueError(
-                    f'prediction_type="flow_prediction" with algorithm_type="{algorithm}" needs'
-                    " use_flow_sigmas"
-                )
-
-    def _own(self, config: FrozenDict, name: str) -> Any:
-        """Return an option's value, or what another solver's name for it means here."""
-        value = config[name]
-        return self.foreign.get(value, value) if isinstance(value, str) else value
-
-    def _data(self, config: FrozenDict) -> bool:
-        """Whether x0 is integrated, not eps."""
-        return str(self._own(config, "algorithm_type")).endswith("++")
-
-    # where
-
-    def _schedule(self, config: FrozenDict) -> Schedule:
-        if config.use_flow_sigmas:
-            return Flow(num_train_timesteps=config.num_train_timesteps)
-        return super()._schedule(config)
-
-    def _last(self, config: FrozenDict, **options: Any) -> Point:
-        """Without final_sigmas_type a flow ends at 0, others at the first training step."""
-        schedule, zero = self._schedule(config), "zero" if config.use_flow_sigmas else "sigma_min"
-        if config.get("final_sigmas_type", zero) == "zero":
-            return schedule.point(0.0, 0.0)
-        lowest = self._betas(config).at(t=0.0)
-        if not config.use_flow_sigmas:
-            return lowest
-        return schedule.at(**{"ratio" if chosen_ramp(config) else "sigma": lowest.ratio})
-
-    def _points(
-        self, config: FrozenDict, n: int, *, mu: float | None = None, **options: Any
-    ) -> list[Point]:
-        """mu: the dynamic shift of flow sigmas."""
-        schedule, ramp = self._schedule(config), chosen_ramp(config)
-        shift, flow = self._shift(config, mu), config.use_flow_sigmas and ramp is None
-        for name in ("flow_shift", "shift_terminal"):
-            if not flow and config.get(name) not in (None, self.options.get(name)):
-                self._once(f"{name} has no effect without use_flow_sigmas, or beside a ramp")
-        for name in ("sigma_min", "sigma_max"):
-            if ramp is None and config.get(name) is not None:
-                self._once(f"{name} has no effect without a ramp of sigmas")
-        if flow:
-            sigmas = self._flow_sigmas(config, n, shift)
-            return self._at_flow_sigmas(config, sigmas)
-        if ramp is None:
-            return [schedule.at(t=t) for t in self._times(config, n)]
-        levels = RAMPS[ramp](n, *self._ends(config)).tolist()
-        rounds = self._rounds(config, ramp)
-        return [self._truncated(schedule.at(ratio=r), rounds=rounds) for r in levels]
-
-    def _finish(self, config: FrozenDict, grid: Grid) -> Grid:
-        placed = config.use_flow_sigmas or chosen_ramp(config) is not None
-        doubles = self.doubles and placed and config.get("final_sigmas_type") != "zero"
-        if not (self._copies and doubles):
-            return grid
+    def __call__(self, grid: Grid) -> Grid:
+        """Return the grid with its end at the last start."""
         return replace(grid, points=(*grid.points[:-1], grid.points[-2]))
 
-    def _shift(self, config: FrozenDict, mu: float | None) -> float:
-        """Return the shift of flow sigmas."""
-        if mu is None:
-            return float(config.flow_shift)
-        if not (config.get("use_dynamic_shifting") and config.use_flow_sigmas):
-            raise ValueError("mu needs use_dynamic_shifting=True and use_flow_sigmas=True")
-        shift = SHIFTS[config.time_shift_type](mu)
-        if not shift > 0:
-            raise ValueError(
-                f'mu must be positive with time_shift_type="{config.time_shift_type}", got {mu}'
-            )
-        return shift
 
-    def _flow_sigmas(self, config: FrozenDict, n: int, shift: float) -> np.ndarray:
-        """Return n shifted sigmas; before the shift they are even, and the next one is 0."""
-        even = 1 - np.linspace(1, 1 / config.num_train_timesteps, n + 1)
-        return self._moved(config, even[:0:-1], shift)
+@dataclass(frozen=True, kw_only=True)
+class SolverFlow(FlowSigmas):
+    """Sigmas of a flow that are even before the shift, the one after the last being 0.
 
-    def _moved(self, config: FrozenDict, sigmas: np.ndarray, shift: float) -> np.ndarray:
-        """Return flow sigmas shifted."""
-        return spacings.shifted(sigmas, shift)
+    Args:
+        told: how the time num_train_timesteps sigma is made whole; None leaves it.
+    """
 
-    def _at_flow_sigmas(self, config: FrozenDict, sigmas: np.ndarray) -> list[Point]:
-        """Return the points at levels of a flow; their times are cut, and so not to be rounded."""
-        schedule, train = self._schedule(config), config.num_train_timesteps
-        points = [replace(schedule.at(sigma=s), t=train * s) for s in sigmas.tolist()]
-        return [self._truncated(p) for p in points]
+    told: str | None = None
 
-    def _ends(self, config: FrozenDict) -> tuple[float, float]:
-        """Return the most and the least sigma / alpha of a ramp."""
-        table = self._betas(config)
-        high, low = map(table.ratio_at, table.span)
-        return config.get("sigma_max") or high, config.get("sigma_min") or low
+    def even(self, n: int) -> np.ndarray:
+        """Return n sigmas before the shift."""
+        return np.asarray(1 - np.linspace(1, 1 / self.train, n + 1))[:0:-1]
 
-    def _rounds(self, config: FrozenDict, ramp: str) -> bool:
-        """Whether the reference rounds the times of a ramp; others it cuts."""
-        return ramp == "karras" and not config.use_flow_sigmas
+    def at_sigmas(self, sigmas: np.ndarray) -> list[Point]:
+        """Return the points at these sigmas; their times are cut, and so not to be rounded."""
+        points = [replace(self.schedule.at(sigma=s), t=self.train * s) for s in sigmas.tolist()]
+        return retold(points, self.told)
 
-    def _truncated(self, point: Point, *, rounds: bool = False) -> Point:
-        """Return the point at a whole timestep, as the reference has it beside the level."""
-        if not self._copies:
-            return point
-        return replace(point, t=float(round(point.t) if rounds else math.trunc(point.t)))
+    def ignored(self, timesteps: Any = None, sigmas: Any = None) -> tuple[str, ...]:
+        """Return what has no effect on the grid of these lists, one sentence each."""
+        if self.mu is None or sigmas is None:
+            return ()
+        last = self.entries("sigmas", sigmas)[-1]
+        whole = last == 0.0 or math.isclose(last, self.level(self.end), rel_tol=1e-6)
+        return ("mu has no effect on sigmas that are the levels themselves",) if whole else ()
 
-    def _noisiest(self, config: FrozenDict) -> int:
-        """Return the last training step that lambda_min_clipped leaves."""
-        least = config.get("lambda_min_clipped", -math.inf)
-        return int(np.count_nonzero(-np.log(self._betas(config).ratios) >= least)) - 1
+    def at_times(self, times: list[float]) -> list[Point]:
+        """Raise: the flow places the levels."""
+        raise no_times("flow")
 
-    def _times(self, config: FrozenDict, n: int, *, extra: bool = True) -> list[float]:
-        """Return n of n + extra spaced timesteps, none below lambda_min_clipped."""
-        train, spacing = config.num_train_timesteps, config.get("timestep_spacing", "linspace")
-        arguments, offset = (spacing, n, train), config.get("steps_offset", 0)
-        options = {"last": self._noisiest(config) + 1, "extra": extra, "offset": offset}
-        try:
-            return spacings.timesteps(*arguments, **options)
-        except ValueError:
-            # more steps than whole numbers: go between them
-            if spacing != "linspace" or self._copies or n > 10 * train:
-                raise
-            return spacings.timesteps(*arguments, **options, whole=False)
-
-    def _at_timesteps(
-        self, config: FrozenDict, timesteps: list[float], **options: Any
-    ) -> list[Point]:
-        if chosen_ramp(config) or config.use_flow_sigmas:
-            raise ValueError(
-                "timesteps cannot be set with sigmas placed by a ramp or a flow; pass sigmas, or"
-                " leave it out"
-            )
-        return super()._at_timesteps(config, timesteps)
-
-    def _at_sigmas(
-        self,
-        config: FrozenDict,
-        sigmas: list[float],
-        last: Point,
-        *,
-        mu: float | None = None,
-        **options: Any,
-    ) -> list[Point]:
-        whole = math.isclose(sigmas[-1], self._exposed(last), rel_tol=1e-6)
-        if not config.use_flow_sigmas or chosen_ramp(config) or whole:
-            if mu is not None:
-                self._once("mu has no effect on sigmas that are the levels themselves")
-            return super()._at_sigmas(config, sigmas, last)
-        moved = self._moved(config, np.array(sigmas), self._shift(config, mu)).tolist()
-        if math.isclose(moved[-1], last.sigma, rel_tol=1e-9) and not self._copies:
+    def at_levels(self, levels: list[float], end: Point) -> list[Point]:
+        """Return the points at sigmas before the shift, or at the levels of a list to the end."""
+        if math.isclose(levels[-1], self.level(end), rel_tol=1e-6):
+            return super().at_levels(levels, end)
+        moved = self.moved(np.array(levels)).tolist()
+        if math.isclose(moved[-1], end.sigma, rel_tol=1e-9) and not self.repeats_end:
             moved = moved[:-1]
-        return self._at_flow_sigmas(config, np.array(moved))
+        return self.at_sigmas(np.array(moved))
 
-    @property
-    def alpha_t(self) -> Any:
+
+def least_noisy(c: FrozenDict, table: Betas) -> int:
+    """Return how many training steps lambda_min_clipped leaves."""
+    least = c.get("lambda_min_clipped", -math.inf)
+    return int(np.count_nonzero(-np.log(table.ratios) >= least))
+
+
+def noisiest(c: FrozenDict, table: Betas) -> int:
+    """Return the last training step that lambda_min_clipped leaves."""
+    return least_noisy(c, table) - 1
+
+
+def ends_of_ramp(c: FrozenDict, table: Betas) -> tuple[float, float]:
+    """Return the most and the least sigma / alpha of a ramp."""
+    high, low = map(table.ratio_at, table.span)
+    return c.get("sigma_max") or high, c.get("sigma_min") or low
+
+
+def shift_of(c: FrozenDict, mu: float | None) -> float:
+    """Return the shift of a flow's sigmas."""
+    if mu is None:
+        return float(c.flow_shift)
+    if not (c.get("use_dynamic_shifting") and c.use_flow_sigmas):
+        raise ValueError("mu needs use_dynamic_shifting=True and use_flow_sigmas=True")
+    return dynamic_shift(c, mu)
+
+
+def last_point(c: FrozenDict, schedule: Schedule, table: Betas) -> Point:
+    """Return where the sample ends.
+
+    Without final_sigmas_type a flow ends at 0, others at the first training step.
+    """
+    if c.get("final_sigmas_type", "zero" if c.use_flow_sigmas else "sigma_min") == "zero":
+        return schedule.point(0.0, 0.0)
+    lowest = table.at(t=0.0)
+    if not c.use_flow_sigmas:
+        return lowest
+    return schedule.at(**{"ratio" if chosen_ramp(c) else "sigma": lowest.ratio})
+
+
+def idle_options(c: FrozenDict, mu: float | None = None) -> tuple[str, ...]:
+    """Say which options have no effect on where steps lie."""
+    rule = chosen_ramp(c)
+    idle: tuple[str, ...] = ()
+    if not c.use_flow_sigmas or rule is not None:
+        names = ("flow_shift", "shift_terminal")
+        given = [name for name in names if c.get(name) not in (None, 1.0)]
+        idle = tuple(
+            f"{name} has no effect without use_flow_sigmas, or beside a ramp" for name in given
+        )
+    if rule is None:
+        return (*idle, *without_ramp(c))
+    return idle if mu is None else (*idle, "mu has no effect beside a ramp")
+
+
+def steps(
+    c: FrozenDict,
+    reference: bool,
+    table: Betas,
+    mu: float | None = None,
+    *,
+    rounds: bool = False,
+    doubles: bool = False,
+) -> Discretization:
+    """Return where the exponential integrators step: at spaced times, on a ramp, or along a flow.
+
+    Args:
+        c: the options.
+        reference: whether as in the reference.
+        table: the schedule of the betas.
+        mu: the dynamic shift of flow sigmas.
+        rounds: whether the reference rounds the times of a ramp, which it cuts otherwise.
+        doubles: whether the reference's ramps and flows end where their last step starts.
+    """
+    train, rule = c.num_train_timesteps, chosen_ramp(c)
+    schedule: Schedule = Flow(num_train_timesteps=train) if c.use_flow_sigmas else table
+    end, shift = last_point(c, schedule, table), shift_of(c, mu)
+    common = {"schedule": schedule, "end": end, "train": train, "repeats_end": reference}
+    common["whole"] = True
+    if rule is None and not c.use_flow_sigmas:
+        chosen = {"below": least_noisy(c, table), "extra": True, "one_is_least": False}
+        between = c.get("timestep_spacing", "linspace") == "linspace" and not reference
+        return spaced(c, schedule, end, reference, whole=True, between=between, **chosen)
+    where: Discretization
+    if rule is not None:
+        high, low = ends_of_ramp(c, table)
+        told = ("rounded" if rounds else "cut") if reference else None
+        where = Ramp(**common, rule=rule, high=high, low=low, told=told)
+    else:
+        told = "cut" if reference else None
+        where = SolverFlow(**common, shift=shift, mu=mu, told=told)
+    if reference and doubles and c.get("final_sigmas_type") != "zero":
+        where = where.with_quirk(RepeatedLast())
+    return where
+
+
+def finite_ends(c: FrozenDict) -> None:
+    """Raise where a solver for eps would step to sigma = 0 or from alpha = 0."""
+    algorithm = c.get("algorithm_type", "++")
+    if algorithm.endswith("++"):
+        return
+    if c.get("final_sigmas_type") == "zero":
+        raise ValueError(
+            f'algorithm_type="{algorithm}" cannot end at sigma = 0, where its formula is infinite;'
+            ' use final_sigmas_type="sigma_min" or the "++" algorithm'
+        )
+    flow = c.prediction_type == "flow_prediction" and not c.use_flow_sigmas
+    if algorithm != "deis" and flow:
+        raise ValueError(
+            f'prediction_type="flow_prediction" with algorithm_type="{algorithm}" needs'
+            " use_flow_sigmas"
+        )
+
+
+RELATIONS = (one_ramp, finite_ends)
+
+
+def lambda_table(table: Callable[[FrozenDict], Betas]) -> tuple[property, property, property]:
+    """Return the attributes alpha_t, sigma_t and lambda_t of a class with this schedule."""
+
+    def alpha_t(self: Any) -> Any:
         """Alpha of the training steps."""
-        return self._shown(np.sqrt(self._table.alphas_cumprod))
+        return self.show(np.sqrt(table(self.filled_config).alphas_cumprod))
 
-    @property
-    def sigma_t(self) -> Any:
+    def sigma_t(self: Any) -> Any:
         """Sigma of the training steps."""
-        return self._shown(np.sqrt(-np.expm1(self._table.log_alphas_cumprod)))
+        return self.show(np.sqrt(-np.expm1(table(self.filled_config).log_alphas_cumprod)))
 
-    @property
-    def lambda_t(self) -> Any:
+    def lambda_t(self: Any) -> Any:
         """log(alpha / sigma) of the training steps."""
-        return self._shown(-np.log(self._table.ratios))
+        return self.show(-np.log(table(self.filled_config).ratios))
 
-    # one step in parts, for code that takes it apart
-
-    @property
-    def lower_order_nums(self) -> int:
-        """How many outputs the run has seen, at most solver_order."""
-        run = self._run
-        return 0 if run is None else min(run.entry - run.first, self._options.solver_order)
-
-    def _held(self, run: Run) -> Sequence[int]:
-        """Return the ages of the outputs that the next step may need."""
-        return range(1, run.entry - run.first + 1)
-
-    @property
-    def model_outputs(self) -> list[Any]:
-        """The converted outputs that the next step may need, the newest last; None for others."""
-        outputs = [None] * self._options.solver_order
-        if (run := self._run) is not None:
-            slots = zip(run.plan.check_traced().slots, run.memory, strict=False)
-            held = self._held(run)
-            for (*kind, age), array in slots:
-                if (*kind,) == self._place and age in held:
-                    outputs[-age] = array
-        return outputs
-
-    @property
-    def _place(self) -> tuple[str, int]:
-        """Kind and rank of the slots that hold the converted outputs."""
-        return ("d", 0) if self._data(self._options) else self.kept
-
-    def convert_model_output(self, model_output: Any, *, sample: Any) -> Any:
-        """Return what the solver integrates: the estimate of x0, or that of eps."""
-        run = self._at(None)
-        i = run.entry - run.first
-        check_output(resolve(sample), sample, model_output, run.plan.prediction)
-        x0, at = engine.estimate_x0(run.plan, i, sample, model_output), run.plan.points[i]
-        return x0 if self._data(self._options) else (sample - at.alpha * x0) / at.sigma
-
-    def _update(self, outputs: Sequence[Any], sample: Any, noise: Any = None) -> Any:
-        """Return the sample after a step of the order len(outputs) from converted outputs."""
-        run, order = self._at(None), len(outputs)
-        plan, i = run.plan, run.entry - run.first
-        if i + 1 < order or any(m is None for m in outputs):
-            raise ValueError(f"a step of order {order} needs {order} outputs, this run has {i + 1}")
-        if plan.options.get("eta") and noise is None:
-            raise ValueError(f'algorithm_type="{self._options.algorithm_type}" needs noise=')
-        for m in outputs:
-            check_like(resolve(sample), sample, "model_output", m)
-        points = plan.grid.points[i + 1 - order : i + 2]
-        return self._replay(points, [(sample, m) for m in outputs], noise)
-
-    def _replay(
-        self, points: Sequence[Point], seen: Sequence[tuple[Any, Any]], noise: Any, **options: Any
-    ) -> Any:
-        """Run the sampler's own loop along points, told at each (sample, converted output).
-
-        In place of a sample None leaves the loop's own.
-        """
-        plan = self._at(None).plan
-        whole = {"ramp_down": False, "euler_at_final": False, "lower_order_final": False}
-        changed = {"solver_order": len(points) - 1, "disable_corrector": True, **whole, **options}
-        known = {k: changed.get(k, value) for k, value in plan.options.items()}
-        walk, given, reply = Walk(Grid(tuple(points), plan.grid.schedule)), iter(seen), None
-        loop = samplers.get(plan.sampler).start(seen[0][0], walk, lambda *_: noise, known)
-        data = self._data(self._options)
-        while True:
-            try:
-                asked = loop.send(reply)
-            except StopIteration as end:
-                return end.value
-            if isinstance(asked, samplers.Keep):
-                reply = asked.x
-                continue
-            (x, m), at = next(given), asked[1]
-            x = asked[0] if x is None else x
-            x0 = m if data else (x - at.sigma * m) / at.alpha
-            eps = (x - at.alpha * m) / at.sigma if data else m
-            reply = (x, x0, eps) if isinstance(asked, samplers.Raw) else (x, x0)
+    return property(alpha_t), property(sigma_t), property(lambda_t)

@@ -9,31 +9,28 @@ import numpy as np
 
 from .. import discrete
 from ..backends import Backend, resolve
+from ..checks import check_count, host
 from ..discrete import TokenPlan
-from ..spacings import check_count, host
-from .base import TimesMixin
-from .config import REQUIRED, ConfigMixin, FrozenDict
-from .outputs import SchedulerOutput
+from ..frozen import FrozenDict
+from .config import REQUIRED, ConfigMixin
+from .outputs import SchedulerOutput, VQDiffusionSchedulerOutput
 
-__all__ = ["VQDiffusionScheduler", "VQDiffusionSchedulerOutput"]
+__all__ = ["VQDiffusionScheduler"]
 
 Array = Any
 
 
-class VQDiffusionSchedulerOutput(SchedulerOutput):
-    """Output of a step.
-
-    Args:
-        prev_sample: the tokens at the previous time, like the sample given.
-    """
-
-
 def _table(kind: int, cumulative: bool) -> Any:
     """Return the property that shows one table of the process."""
-    return property(lambda self: self._shown(self._logs(cumulative)[kind]))
+    return property(lambda self: self.show(self._logs(cumulative)[kind]))
 
 
-class VQDiffusionScheduler(TimesMixin, ConfigMixin):
+def is_chain(c: FrozenDict) -> None:
+    """Raise where the options are those of no chain."""
+    TokenPlan(**c)
+
+
+class VQDiffusionScheduler(ConfigMixin):
     """VQ-Diffusion (arXiv:2111.14822): tokens are kept, replaced or masked, see `cmsched.discrete`.
 
     A step has no memory, and `step` may be called at any time of the chain. As in the reference, n
@@ -58,6 +55,7 @@ class VQDiffusionScheduler(TimesMixin, ConfigMixin):
         "gamma_cum_start": 0.000009,
         "gamma_cum_end": 0.99999,
     }
+    relations = (is_chain,)
     output_class: ClassVar[type[SchedulerOutput]] = VQDiffusionSchedulerOutput
 
     _fresh: tuple[Backend | None, Any] = (None, None)  # the generator made of fresh entropy
@@ -65,13 +63,10 @@ class VQDiffusionScheduler(TimesMixin, ConfigMixin):
     log_at, log_bt, log_ct = (_table(kind, False) for kind in range(3))
     log_cumprod_at, log_cumprod_bt, log_cumprod_ct = (_table(kind, True) for kind in range(3))
 
-    def _validate(self, config: FrozenDict) -> None:
-        TokenPlan(*(config[name] for name in self.options))
-
     @property
     def _whole(self) -> TokenPlan:
         """The whole chain: entry i is at time num_train_timesteps - 1 - i."""
-        config = self._filled(self.config)
+        config = self.filled_config
         return _chain(*(config[name] for name in self.options))
 
     def plan(
@@ -111,16 +106,16 @@ class VQDiffusionScheduler(TimesMixin, ConfigMixin):
         Raises:
             ValueError, TypeError: the scheduler is unchanged then.
         """
-        backend = self._framework(device, xp)
+        backend = self.framework(device, xp)
         n = check_count("num_inference_steps", num_inference_steps, len(self), FEWER)
-        self._set_on(backend, np.arange(n - 1, -1, -1), device)
+        self.set_times(backend, np.arange(n - 1, -1, -1), device)
         self.num_inference_steps, self._fresh = n, (None, None)
 
     @property
     def timesteps(self) -> Array:
         """Times of a run, decreasing to 0; before `set_timesteps` the whole chain."""
         if self._timesteps is None:
-            return self._shown(np.arange(len(self) - 1, -1, -1))
+            return self.show(np.arange(len(self) - 1, -1, -1))
         return self._timesteps
 
     @property
@@ -179,7 +174,7 @@ class VQDiffusionScheduler(TimesMixin, ConfigMixin):
         if generator is None:
             backend = resolve(sample)
             if fresh[0] is not backend:
-                generator, seed = self._source(backend, backend.device(sample))
+                generator, seed = self.noise_source(backend, backend.device(sample))
                 fresh = backend, generator
             generator = fresh[1]
         drawn = discrete.step(self._whole, index, sample, model_output, rng=generator)
@@ -228,7 +223,9 @@ class VQDiffusionScheduler(TimesMixin, ConfigMixin):
         backend, (a, b, c) = resolve(like), self._logs(cumulative)
         table = np.maximum(np.stack([np.logaddexp(a, b), b, a, c], axis=1), discrete.LOG_ZERO)
         row = discrete.entry(
-            backend, backend.put(table, like, like.dtype), self._time(t, least) % len(table)
+            backend,
+            backend.to_device_of(table, like, like.dtype),
+            self._time(t, least) % len(table),
         )
         shape = (-1,) + (1,) * (len(like.shape) - 1)
         return [backend.xp.reshape(row[..., k], shape) for k in range(4)]

@@ -302,7 +302,7 @@ def test_inputs_that_do_not_fit():
     four = session_of(BATCH, ("INT64", []), ("FLOAT", [3]), ("FLOAT", [1]))
     x = start_of((2, 3))
     model = interop.network(four, a=np.ones(3), b=[2])
-    np.testing.assert_allclose(model(x, np.asarray(2)), 2 * x + 3, rtol=1e-6)
+    np.testing.assert_allclose(model(x, np.asarray(2)), 2 * x + 3, rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match=r"inputs \['b'\] are missing.*'x'.*'when'.*b=array"):
         interop.network(four, a=np.ones(3))
     with pytest.raises(ValueError, match=r"no input 'wen'; did you mean 'when'"):
@@ -327,7 +327,7 @@ def test_sample_and_time_by_name(time):
         interop.network(session, a=a)(x, t)
     for names in ({"sample": "x", "time": "when"}, {"time": "when"}, {"sample": "x"}):
         model = interop.network(session, **names, a=a)
-        np.testing.assert_allclose(model(x, t), 2 * x + 1, rtol=1e-6)
+        np.testing.assert_allclose(model(x, t), 2 * x + 1, rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match=r"x has shape \(2, 3, 1\).*'x'.*\('batch', 3\)"):
         interop.network(session, sample="x", a=a)(x[..., None], t)
     with pytest.raises(ValueError, match="no input 'wen'; did you mean 'when'"):

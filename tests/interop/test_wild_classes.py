@@ -160,3 +160,28 @@ def test_messages_of_pipelines_name_the_class():
     again = scheduler.__class__.from_config(scheduler.config)
     assert type(again) is type(scheduler)
     assert scheduler.__class__.__name__ == "DDIMScheduler"
+
+
+def test_the_seed_of_a_configuration_is_heeded():
+    """DPMSolverSDE's noise_sampler_seed: the same noise again, and torch's generator untouched."""
+    cls = COUNTERPARTS["DPMSolverSDEScheduler"]
+    start = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def sample(seed):
+        scheduler = cls(noise_sampler_seed=seed)
+        scheduler.set_timesteps(4)
+        x = start * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            x = scheduler.step(0.5 * torch.tanh(x), t, x).prev_sample
+        return x
+
+    before = torch.random.get_rng_state()
+    first, again, other = sample(3), sample(3), sample(4)
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(5)
+    default = sample(None)
+    assert not torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(5)
+    assert torch.equal(sample(None), default)

@@ -86,9 +86,13 @@ HALVES = [
 ]
 
 
+def rms(x):
+    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
+
+
 @pytest.mark.parametrize(("case", "scheduler", "dtype"), HALVES, ids=named)
 def test_half_precision(case, scheduler, dtype):
-    """No further from what float32 gives than diffusers', by more than a rounding of images."""
+    """No further from what float32 gives than diffusers'; how far the worst pixel is, is luck."""
     changes = {"output_type": "pt"} if case.name.startswith(ARRAYS) else {}
     full = run(case, scheduler, converted=False, **changes).result
     if case in flow.CASES or case.name == "ConsistencyDecoderVAE":
@@ -98,10 +102,11 @@ def test_half_precision(case, scheduler, dtype):
     half = replace(case, build=lambda scheduler: copy.deepcopy(case.build(scheduler)).to(dtype))
     theirs, mine = (seen.result for seen in both(half, scheduler, **changes))
     eps = torch.finfo(dtype).eps
-    errors = [np.abs(result - full).max() for result in (theirs, mine)]
-    assert 0 < errors[1] < 12 * eps
-    assert errors[1] <= errors[0] + 2 * eps
-    assert np.abs(mine - theirs).max() <= errors[0] + 5 * eps
+    errors = [rms(result - full) for result in (theirs, mine)]
+    assert 0 < errors[1] < 2 * eps
+    assert errors[1] <= errors[0] + 0.3 * eps
+    assert rms(mine - theirs) <= errors[0] + 0.3 * eps
+    assert np.abs(mine - full).max() < 24 * eps
 
 
 @pairs(EVERY)
@@ -141,7 +146,7 @@ def test_callbacks_see_the_same(case, scheduler):
     assert theirs.steps == mine.steps
     for (i, t, x), (j, s, y) in zip(seen[:half], seen[half:], strict=True):
         assert i == j
-        assert t == pytest.approx(s, rel=1e-6)
+        assert t == pytest.approx(s, rel=1e-6, abs=1000 * 2**-23)  # times are float32
         assert off(y, x) <= NEAR
 
 
@@ -248,7 +253,7 @@ def test_times_are_shifted_by_the_size_of_the_image(size, sigmas):
     s = np.array(sigmas or [1.0, 0.75, 0.5, 0.25])
     shifted = math.exp(mu) / (math.exp(mu) + 1 / s - 1)
     np.testing.assert_allclose(seen, np.repeat(shifted[:, None], 2, 1), rtol=1e-6)
-    np.testing.assert_allclose(pipeline.scheduler.sigmas, [*shifted, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(pipeline.scheduler.sigmas, [*shifted, 0.0], rtol=1e-6, atol=2**-23)
 
 
 @pytest.mark.parametrize("converted", [False, True])
@@ -303,7 +308,7 @@ def test_eta_is_written_to_the_scheduler():
     assert off(results[0][1].result, results[1][1].result) > 100 * NEAR
     scheduler = results[1][1].pipeline.scheduler
     assert (scheduler.eta, scheduler.config.eta) == (1.0, 0.0)
-    with pytest.raises(ValueError, match=r"eta must not be negative, got -0\.5"):
+    with pytest.raises(ValueError, match=r"eta must be at least 0, got -0\.5"):
         scheduler.eta = -0.5
     assert scheduler.eta == 1.0
     assert type(results[1][1].pipeline) is RePaintPipeline

@@ -414,10 +414,11 @@ declared(
 )
 def begin_everywhere() -> None:
     assert not hasattr(diffusers.DDIMScheduler, "set_begin_index")
-    for name, cls in cmsched.CLASSES.items():
+    for name, cls in cmsched.schedulers.CLASSES.items():
         scheduler = cls(**TOKENS.get(name, {}))
         assert scheduler.order >= 1
-        assert hasattr(cls, "set_begin_index") == isinstance(scheduler, cmsched.SchedulerMixin)
+        habit = isinstance(scheduler, cmsched.schedulers.SchedulerMixin)
+        assert hasattr(cls, "set_begin_index") == habit
 
 
 # --- algorithms ----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ To add a class, when `cmsched.NameScheduler` exists:
    proof. Is it a theme of declared/shared.py? Then add to that from your file:
    `THEME.concerns(classes, where=..., scope=..., translate=...)` and `@THEME.proves`. At most 40
    entries in all.
-5. `pytest tests/parity -k NameScheduler` and `-k Name-`; one case is `-k Name-7-`, its dict
+5. `pytest tests/parity -k NameScheduler`; one case is `-k NameScheduler-7-`, its dict
    `SPACES["NameScheduler"].cases[7]`. Stay under about 40 cases: their number is about the product
    of the two longest factors. TRAIN with SMALL training steps visits every one of them.
 """

@@ -179,7 +179,7 @@ def through_plan(space: Space, case: Case, draws: list[list[torch.Tensor]], *, l
     plan, dtype = plan_of(space, case), dtype_of(lifted)
     z, arrays = normal(case["shape"], dtype, 0), space.given(case, dtype)
     more = {"given": arrays} if arrays else {}
-    if plan.layout is None:
+    if not plan.traced:
         return through_sampler(space, case, plan, z, draws, more)
     run = Run(plan.timesteps, None, plan.grid.init_scale)
     draws = space.draws(case, draws)

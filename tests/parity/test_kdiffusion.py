@@ -160,7 +160,7 @@ def test_parity(match: Match) -> None:
         match.theirs, z * match.levels[0], match.call or (sigmas,), draws, **match.options
     )
     wanted = match.draws(theirs.drawn)
-    for run in (cmsched.run, cmsched.sample) if plan.layout else (cmsched.run,):
+    for run in (cmsched.run, cmsched.sample) if plan.traced else (cmsched.run,):
         model, used = kdiffusion.Seen(), []
         sample = run(told(model, plan), plan, z, rng=runs.queue(wanted, used))
         assert len(used) == len(wanted)

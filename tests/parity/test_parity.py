@@ -15,11 +15,16 @@ from .spaces import SPACES
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore:.*no effect")]
 
 CASES = [
-    pytest.param(space, case, id=f"{name.removesuffix('Scheduler')}-{i}")
+    pytest.param(space, case, id=f"{name}-{i}")
     for name, space in SPACES.items()
     for i, case in enumerate(space.cases)
 ]
 LIFTED, INSTALLED = 1e-9, 1e-4
+
+
+def rounding(x: np.ndarray) -> float:
+    """What float64 leaves of a zero beside numbers as large as these."""
+    return 4 * np.finfo(np.float64).eps * float(np.abs(x).max())
 
 
 def error(a: torch.Tensor, b: torch.Tensor, scale: float) -> float:
@@ -84,7 +89,7 @@ def compare_tables(
     if ref.sigmas is not None:
         scale = ref.sigmas if lifted else max(1.0, ref.sigmas.max())
         off = np.abs(mine.sigmas - ref.sigmas)
-        assert np.all(off <= bound * scale + 1e-300)
+        assert np.all(off <= bound * scale + rounding(ref.sigmas))
     least = 1e-30 if lifted else 1.0
     off = abs(mine.init_noise_sigma - ref.init_noise_sigma)
     assert off <= bound * max(ref.init_noise_sigma, least)
@@ -126,12 +131,17 @@ def test_parity(space: Space, case: Case, lifted: bool) -> None:
 
 @pytest.mark.parametrize(("space", "case"), CASES)
 def test_compatibility_changes_only_what_is_declared(space: Space, case: Case) -> None:
+    if case.get("interpolation_type") == "log_linear" and case["set.timesteps"] is not None:
+        # the reference tells the network times that are not those of its levels
+        with pytest.raises(ValueError, match="timesteps cannot be set with exponential sigmas"):
+            runs.plan_of(space, case, "paper")
+        return
     paper, copy = (runs.plan_of(space, case, mode) for mode in ("paper", "diffusers"))
     copied = [d for d in DIFFERENCES if d.copied and d.met(space, case)]
     same = np.array_equal(paper.timesteps, copy.timesteps) and len(paper) == len(copy)
     same = same and all(map(equal_rows, paper.rows, copy.rows))
     same = same and paper.prediction == copy.prediction
-    same = same and (paper.layout is not None or paper.grid.points == copy.grid.points)
+    same = same and (paper.traced or paper.grid.points == copy.grid.points)
     assert same != bool(copied), [d.name for d in copied]
 
 
@@ -150,9 +160,7 @@ def equal_rows(a, b) -> bool:
 
 
 REJECTED = [
-    pytest.param(
-        space, {**space.default, **rule.rejected}, id=f"{name.removesuffix('Scheduler')}-{i}"
-    )
+    pytest.param(space, {**space.default, **rule.rejected}, id=f"{name}-{i}")
     for name, space in SPACES.items()
     for i, rule in enumerate(space.rules)
     if rule.rejected is not None
@@ -187,7 +195,8 @@ def test_before_set_timesteps(name: str) -> None:
             tables = {key: getattr(ref, key).numpy() for key in space.tables}
         mine = runs.ours(space, case)
         for key, value in tables.items():
-            np.testing.assert_allclose(np.asarray(getattr(mine, key)), value, rtol=1e-9, atol=1e-12)
+            found, off = np.asarray(getattr(mine, key)), max(1e-12, rounding(value))
+            np.testing.assert_allclose(found, value, rtol=1e-9, atol=off)
         if scale is not None:
             assert mine.init_noise_sigma == pytest.approx(float(scale), rel=1e-9)
         if "num_train_timesteps" in case:

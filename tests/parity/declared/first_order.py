@@ -43,7 +43,7 @@ DDIM_STRIDE = differs(
     "the next timestep of the list",
     "num_train_timesteps // n below the timestep, whatever the next one is",
     right="arXiv:2010.02502, eq. 12: x at tau_(i-1) is made of alpha at tau_(i-1)",
-).concerns(DDIM, where=lambda space, case: runs.plan_of(space, case).grid.arrivals is not None)
+).concerns(DDIM, where=lambda space, case: runs.plan_of(space, case).grid.ends is not None)
 
 
 @DDIM_STRIDE.proves

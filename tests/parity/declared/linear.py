@@ -28,7 +28,7 @@ LAST_STEP_OF_LENGTH_ZERO.concerns(
     where=lambda space, case: case["n"] != TRAIN and zero_length(space, case),
 )
 DDIM_STRIDE.concerns(
-    PNDM, where=lambda space, case: runs.plan_of(space, case).grid.arrivals is not None
+    PNDM, where=lambda space, case: runs.plan_of(space, case).grid.ends is not None
 )
 
 

@@ -8,6 +8,7 @@ import torch
 
 import cmsched
 from cmsched.samplers.formulas import weights
+from cmsched.schedulers.singlestep import stages
 
 from .. import runs
 from ..declaring import DPM, EPS, X, both, close, differs, ours, quick, theirs, zero_length
@@ -405,8 +406,8 @@ def restarted() -> None:
     for mode, rest in (("paper", [1, 2, 3, 1, 2]), ("diffusers", [1, 2, 1, 2, 3])):
         scheduler = ours(SINGLE, mode, **options)
         plan = scheduler.plan(6)
-        assert scheduler._stages(plan.grid) == [1, 2, 3, 1, 2, 3]
-        assert scheduler._stages(plan.grid.skip(1)) == rest
+        assert stages(plan.grid, plan.options) == [1, 2, 3, 1, 2, 3]
+        assert stages(plan.grid.skip(1), plan.options) == rest
 
 
 @STAYS.proves

@@ -35,7 +35,8 @@ def times(case: Case) -> list[float]:
 
 def noised(scheduler: Any, x0: torch.Tensor, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """`scale_noise`, where the reference mistakes inverted levels: a declared difference."""
-    if scheduler.config.invert_sigmas and not isinstance(scheduler, cmsched.SchedulerMixin):
+    theirs = not isinstance(scheduler, cmsched.schedulers.SchedulerMixin)
+    if scheduler.config.invert_sigmas and theirs:
         x0, z = z, x0
     return scheduler.scale_noise(x0, t, z)
 

@@ -1,10 +1,8 @@
 """The command line: `sample` makes digits, `list` and `show` describe, `plot` compares."""
 
 import argparse
-import math
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -14,16 +12,16 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from . import digits, discrete, quality, samplers, schedulers
-from ._messages import nearest
-from .backends import resolve
-from .discrete import TokenPlan
-from .engine import sample
-from .noise import Rng
-from .plan import Plan, make_plan
-from .schedulers import CLASSES, ConfigMixin, Scheduler
-from .schedulers.a1111 import A1111
-from .spacings import Grid
+from .. import discrete, samplers
+from ..backends import resolve
+from ..discrete import TokenPlan
+from ..engine import sample
+from ..grids import Grid
+from ..noise import Rng
+from ..plan import Plan, make_plan
+from ..schedulers.a1111 import A1111
+from . import digits, pictures, quality
+from .names import Entry, Wrong, everything, find, short_names
 
 __all__ = ["main"]
 
@@ -34,25 +32,6 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 BACKENDS = ("numpy", "torch", "jax", "cupy")
 SUFFIXES = (".png", ".npz")
 BATCH = 1024  # images at a time
-WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # where a word begins
-
-# Short names are made from those of the classes; these are better known by another.
-SHORT_NAMES = {
-    "CMStochasticIterativeScheduler": "cm",
-    "CogVideoXDDIMScheduler": "cogvideox_ddim",
-    "CogVideoXDPMScheduler": "cogvideox_dpm",
-    "DEISMultistepScheduler": "deis",
-    "DPMSolverMultistepInverseScheduler": "dpmpp_2m_inverse",
-    "DPMSolverMultistepScheduler": "dpmpp_2m",
-    "DPMSolverSDEScheduler": "dpmpp_sde",
-    "DPMSolverSinglestepScheduler": "dpmpp_2s",
-    "RePaintScheduler": "repaint",
-    "UniPCMultistepScheduler": "unipc",
-}
-
-
-class Wrong(Exception):
-    """What the user asked for cannot be done; the message says what to do instead."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -136,88 +115,10 @@ def _version() -> str:
 # list and show
 
 
-def _short(name: str) -> str:
-    """Return the short name of a class: EulerAncestralDiscreteScheduler is euler_ancestral."""
-    stem = name.removesuffix("Scheduler").removesuffix("Discrete")
-    return SHORT_NAMES.get(name) or WORDS.sub("_", stem).lower()
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A scheduler that can be named: a class, or the general one with a registered sampler."""
-
-    short: str
-    cls: type[ConfigMixin]
-    options: Mapping[str, Any]
-
-    @property
-    def title(self) -> str:
-        """The name of the class, with the sampler where that says what it is."""
-        sampler = self.options.get("sampler")
-        return self.cls.__name__ + (f"(sampler={sampler!r})" if sampler else "")
-
-    def plan(self, steps: int | None) -> Plan | TokenPlan:
-        """Return the plan with the defaults; consistency models need few steps."""
-        made: Any = self.cls(**self.options)
-        try:
-            if self.cls is schedulers.VQDiffusionScheduler:  # steps over the whole chain
-                times = np.linspace(len(made) - 1, 0, steps or 20)
-                tokens: TokenPlan = made.plan(timesteps=np.round(times).astype(int))
-                return tokens
-            plan: Plan = made.plan(num_inference_steps=steps or 20)
-            if steps is None and samplers.get(plan.sampler).trait("order", plan.options) == 0:
-                plan = made.plan(num_inference_steps=4)
-        except (ValueError, ImportError) as error:
-            raise Wrong(f"{self.title}: {error}") from error
-        return plan
-
-
-# What a class needs to be told where it has no defaults.
-NEEDED = {"VQDiffusionScheduler": {"num_vec_classes": digits.LEVELS + 1}}
-SMOOTH = {"schedule": "vp_sde", "spacing": "karras", "sigma_max": 80.0, "sigma_min": 0.02}
-
-
-def _schedulers() -> dict[str, _Entry]:
-    """Return the named schedulers by their short names, in alphabetical order."""
-    names = [name for name in CLASSES if name in schedulers.__all__ and name != "Scheduler"]
-    entries = [_Entry(_short(name), CLASSES[name], NEEDED.get(name, {})) for name in names]
-    return {entry.short: entry for entry in sorted(entries, key=lambda entry: entry.short)}
-
-
-def _samplers() -> dict[str, _Entry]:
-    """Return the registered samplers whose names no class has."""
-    entries = {}
-    for name in sorted({*samplers.REGISTRY} - {*_schedulers()}):
-        final = "zero" if samplers.get(name).trait("singular") else "sigma_min"
-        options = {"sampler": name, **SMOOTH, "final_sigmas_type": final}
-        entries[name] = _Entry(name, Scheduler, options)
-    return entries
-
-
-def _all() -> list[_Entry]:
-    """Return one of everything: each class, and each sampler that no class runs by itself."""
-    classes = list(_schedulers().values())
-    run = {plan.sampler for e in classes if isinstance(plan := e.plan(None), Plan)}
-    return [*classes, *(entry for name, entry in _samplers().items() if name not in run)]
-
-
-def _find(name: str) -> _Entry:
-    """Return the scheduler of a name: short, of the class, or of a registered sampler."""
-    classes = _schedulers()
-    known = {**classes, **_samplers()}
-    titles = {entry.cls.__name__: entry for entry in classes.values()}
-    if name in known or name in titles:
-        return known.get(name) or titles[name]
-    hint = nearest(name, [*known, *titles])
-    raise Wrong(
-        f"unknown scheduler {name!r}" + (hint if "mean" in hint else f"; known: {', '.join(known)}")
-    )
-
-
 COLUMNS = ("name", "A1111", "class", "order", "evaluations", "noise", "paper")
 
 
-def _row(entry: _Entry) -> tuple[str, ...]:
+def _row(entry: Entry) -> tuple[str, ...]:
     """Return what the table of schedulers says of one."""
     name = entry.cls.__name__
     known = ", ".join(key for key, value in A1111.items() if value[0] == name)
@@ -240,7 +141,7 @@ def _row(entry: _Entry) -> tuple[str, ...]:
 
 def _list(args: argparse.Namespace) -> None:
     """Print the table of schedulers, then the registered samplers that have no class."""
-    rows = [COLUMNS, *map(_row, _schedulers().values())]
+    rows = [COLUMNS, *map(_row, short_names().values())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
@@ -249,7 +150,7 @@ def _list(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace) -> None:
     """Print what a scheduler is, its parameters, and its plan as a table of coefficients."""
-    entry = _find(args.name)
+    entry = find(args.name)
     plan = entry.plan(args.steps)
     _, known, *_, paper = _row(entry)
     print(f"{entry.title} ({entry.short})")
@@ -264,7 +165,7 @@ def _show(args: argparse.Namespace) -> None:
             print(f"    {name} = {default!r}")
     if isinstance(plan, TokenPlan):
         print(f"\n{len(plan)} steps, at the times {', '.join(map(str, plan.timesteps))}")
-    elif plan.layout is None:
+    elif not plan.traced:
         print(f"\nsampler {plan.sampler}: what it does depends on the data, so it has no table")
         for name, value in plan.options.items():
             print(f"    {name} = {value!r}")
@@ -290,7 +191,7 @@ def _plot(args: argparse.Namespace) -> None:
             curves.append(quality.measure(case))
     finally:
         bar.close()
-    quality.picture(out, curves)
+    pictures.draw_curves(out, curves)
     print(f"{len(curves)} samplers, {max(quality.BUDGETS)} network evaluations at most: {out}")
 
 
@@ -311,9 +212,11 @@ class _Made:
 def _sample(args: argparse.Namespace) -> None:
     """Make the images, write them, and say what was done."""
     if args.compare is None:
-        chosen = [_find(args.scheduler)]
+        chosen = [find(args.scheduler)]
     else:
-        chosen = _all() if args.compare == "all" else [_find(n) for n in args.compare.split(",")]
+        chosen = (
+            everything() if args.compare == "all" else [find(n) for n in args.compare.split(",")]
+        )
     plans = [entry.plan(args.steps) for entry in chosen]
     args.number = args.number or (64 if args.compare is None else 16)
     out = _check_out(args.out)
@@ -328,7 +231,7 @@ def _sample(args: argparse.Namespace) -> None:
     finally:
         bar.close()
     try:
-        _write(out, made, args.seed)
+        pictures.write(out, [m.short for m in made], [m.images for m in made], args.seed)
     except OSError as error:
         raise Wrong(f"--out {out} could not be written: {error.strerror}") from error
 
@@ -392,12 +295,12 @@ def _digits(plan: Plan, noise: Array, rng: Rng, timed: Callable[[Any], Any]) -> 
     """
     backend, given = resolve(noise), {}
     if samplers.get(plan.sampler).given:
-        images = backend.put(_examples(len(noise), rng), noise, noise.dtype)
+        images = backend.to_device_of(_examples(len(noise), rng), noise, noise.dtype)
         mask = np.zeros((1, 1, 8, 8))
         mask[..., :4, :] = 1.0
-        given = {"image": images, "mask": backend.put(mask, noise, noise.dtype)}
+        given = {"image": images, "mask": backend.to_device_of(mask, noise, noise.dtype)}
     if plan.grid.upward:
-        images = backend.put(_examples(len(noise), rng), noise, noise.dtype)
+        images = backend.to_device_of(_examples(len(noise), rng), noise, noise.dtype)
         there = sample(timed(digits.network(plan, _denoiser())), plan, images, rng=rng)
         back = Grid(plan.grid.points[::-1], plan.grid.schedule, integral=plan.grid.integral)
         plan, noise = make_plan(plan.sampler, back, plan.prediction, plan.options), there
@@ -416,7 +319,7 @@ def _tokens(plan: TokenPlan, noise: Array, rng: Rng, timed: Callable[[Any], Any]
     """Return the digits whose pixels are tokens, masked at first; noise says how many and where."""
     backend = resolve(noise)
     masked = np.full((len(noise), 64), plan.mask_class)
-    tokens = backend.put(masked, noise, backend.default_int)
+    tokens = backend.to_device_of(masked, noise, backend.default_int)
     dtype = backend.dtype_name(backend.accumulation(noise.dtype))
     made = discrete.sample(timed(digits.token_network(plan, dtype=dtype)), plan, tokens, rng)
     levels = backend.xp.reshape(backend.astype(made, noise.dtype), noise.shape)
@@ -528,45 +431,6 @@ class _Bar:
         """Remove the bar."""
         if self.bar is not None:
             self.bar.close()
-
-
-def _write(out: Path, made: list[_Made], seed: int) -> None:
-    """Write the images: as a square, or with several schedulers a row for each."""
-    if out.suffix.lower() == ".npz":
-        images = np.stack([m.images for m in made])[:, :, None]
-        names = [m.short for m in made]
-        np.savez_compressed(out, images=images, schedulers=names, seed=np.uint64(seed))
-    elif len(made) == 1:
-        _picture(out, [_tiles(made[0].images, math.isqrt(len(made[0].images) - 1) + 1)])
-    else:
-        rows = [_tiles(m.images, len(m.images)) for m in made]
-        _picture(out, rows, [m.short for m in made])
-
-
-def _tiles(images: Host, columns: int) -> Host:
-    """Return images (number, 8, 8) side by side, enlarged: ink is 1, paper 0."""
-    rows = -(-len(images) // columns)
-    ink = np.zeros((rows * columns, 8, 8))
-    ink[: len(images)] = np.clip((images + 1.0) / 2.0, 0.0, 1.0)
-    tiles = np.pad(ink.repeat(6, axis=1).repeat(6, axis=2), ((0, 0), (2, 2), (2, 2)))
-    height, width = tiles.shape[1:]
-    grid = tiles.reshape(rows, columns, height, width).swapaxes(1, 2)
-    return grid.reshape(rows * height, columns * width)
-
-
-def _picture(out: Path, rows: list[Host], labels: Sequence[str] = ()) -> None:
-    """Write rows of one height as a picture, pixel for pixel, with their labels to the left."""
-    from matplotlib.figure import Figure
-
-    pixels = np.concatenate(rows)
-    margin = 10 + 7 * max(map(len, labels)) if labels else 0
-    height, width = pixels.shape[0], pixels.shape[1] + margin
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
-    figure.figimage(pixels, xo=margin, cmap="gray_r", vmin=0, vmax=1)
-    for i, label in enumerate(labels):
-        y = 1 - (i + 0.5) / len(labels)
-        figure.text(5 / width, y, label, va="center", family="monospace", fontsize=8)
-    figure.savefig(out)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""What the two executions of a row share: values, estimates, projection."""
+"""What the two executions of a row share: states, estimates, projection."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..backends import Backend
+from ..plan import Plan
 from ..predictions import Prediction
-from ..tables import EVERYWHERE, INSIDE, Layout
+from ..rows import EVERYWHERE, INSIDE, Layout
+from ..tables import Stack, Table
 from ..tracing import MASK
 
 Array = Any
+Program = Plan | Stack | Table
 
 
 class State(NamedTuple):
@@ -83,6 +86,26 @@ def estimated(
     return backend.combine([sample, x0], [skip, out], dtype)
 
 
+def estimates(
+    backend: Backend,
+    layout: Layout,
+    numbers: Sequence[Any],
+    weights: Sequence[Any],
+    sample: Array,
+    output: Array,
+    dtype: Any,
+) -> Estimate:
+    """x0 as in `estimated`, eps = a x + b m + c x0, v = d eps + e x0; weights as in `implied`."""
+    mean = mean_channels(layout.prediction, sample, output)
+    x0 = estimated(backend, layout, numbers, sample, mean, dtype)
+    a, b, c, d, e = weights
+    eps = backend.combine([sample, x0], [a, c], dtype)
+    if not isinstance(b, float) or b != 0.0:
+        eps = eps + backend.combine([mean], [b], dtype)
+    v = backend.combine([eps, x0], [d, e], dtype)
+    return Estimate(*(backend.astype(found, sample.dtype) for found in (x0, eps, v)))
+
+
 def project(backend: Backend, prediction: Any, x0: Array) -> Array:
     """Clip, or threshold dynamically (arXiv:2205.11487, section 2.3), or nothing."""
     shape = tuple(x0.shape)
@@ -139,6 +162,6 @@ def root_of_squares(
             parts = [masked(c * reached[v], given, r) for v, c, r in terms if v in reached]
             if parts:
                 reached[value] = sum(parts)
-        coefficient = reached.get(layout.following, 0.0)
+        coefficient = reached.get(layout.next_sample, 0.0)
         total = total + coefficient * coefficient
     return math.sqrt(total) if isinstance(total, float) else backend.xp.sqrt(total)

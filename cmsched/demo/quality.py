@@ -15,18 +15,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from . import samplers
-from .engine import sample
-from .noise import Rng
-from .plan import Plan
-from .schedulers import Scheduler
+from .. import samplers
+from ..engine import sample
+from ..noise import Rng
+from ..plan import Plan
+from ..schedulers import Scheduler
 
 __all__ = [
     "BUDGETS",
@@ -40,7 +39,6 @@ __all__ = [
     "measure",
     "number",
     "paths",
-    "picture",
     "table",
 ]
 
@@ -150,8 +148,7 @@ class Case(NamedTuple):
     @property
     def family(self) -> str:
         """The file of its loop, which is what lines of one colour have in common."""
-        loop = samplers.get(self.sampler).loop
-        module = getattr(loop, "func", loop).__module__.rpartition(".")[2]
+        module = samplers.get(self.sampler).loop.__module__.rpartition(".")[2]
         return "unipc" if self.options.get("corrector") else module
 
 
@@ -389,99 +386,3 @@ def table(curves: Sequence[Curve], budgets: Sequence[int] = BUDGETS) -> str:
             cells.append(f"**{text}**" if point and point[1] <= place[:3][-1] else text)
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-FAMILIES = {  # the file of the loops: what is in it, colour
-    "first_order": ("first order", "#6b7280"),
-    "multistep": ("DPM-Solver, multistep", "#d62728"),
-    "unipc": ("UniPC, or corrected by UniC", "#7b2fbe"),
-    "adams": ("LMS, DEIS, PNDM", "#1f6fd1"),
-    "runge_kutta": ("Heun, DPM2, DPM-Solver singlestep", "#1a8f4c"),
-    "adaptive": ("DPM-Solver of its own steps", "#e08214"),
-    "repaint": ("RePaint", "#b0607f"),
-}
-OTHERS = "#00838f"
-MARKERS = "os^Dv<>Pp*hX"
-COMPARED = ("DDIM, Euler", "UniPC 2")  # deterministic ones, beside the stochastic
-HIGHEST = 2.0  # errors above are off the picture
-
-
-def picture(out: Path, curves: Sequence[Curve]) -> None:
-    """Draw both panels: a line for each curve, its name at its end."""
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    figure = Figure(figsize=(18, 12), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    calm = [c for c in curves if not c.case.stochastic]
-    noisy = [c for c in curves if c.case.stochastic]
-    compared = [measure(case, problem=distribution()) for case in CASES if case.label in COMPARED]
-    least = floor(distribution())
-    panel(left, calm)
-    left.set_title("Deterministic: distance to the exact solution of the ODE (RMS)", loc="left")
-    panel(right, noisy, compared)
-    right.set_title("Stochastic: sliced 2-Wasserstein distance to the data", loc="left")
-    right.axhline(least, color="black", lw=1, ls=(0, (1, 2)))
-    right.annotate(
-        f"exact samples ({SAMPLES})",
-        (BUDGETS[0], least),
-        (-30, 3),
-        textcoords="offset points",
-        fontsize=8.5,
-    )
-    shown = [FAMILIES.get(f, (f, OTHERS)) for f in dict.fromkeys(c.case.family for c in curves)]
-    names, colours = zip(*shown, strict=True)
-    lines = [Line2D([], [], color=colour, lw=3) for colour in colours]
-    figure.legend(lines, names, loc="outside lower center", ncols=len(names), frameon=False)
-    figure.savefig(out, dpi=90)
-
-
-def panel(axes: Any, curves: Sequence[Curve], compared: Sequence[Curve] = ()) -> None:
-    """Draw curves on log-log axes, and their names in a column to the right."""
-    ends: list[tuple[float, float, str, str]] = []
-    seen: dict[str, int] = {}
-    drawn = [(label, c, True) for label, c in merged(curves)]
-    drawn += [(f"{label} (ODE)", c, False) for label, c in merged(compared)]
-    for label, curve, solid in drawn:
-        family = curve.case.family
-        _, colour = FAMILIES.get(family, (family, OTHERS)) if solid else ("", "black")
-        rank = seen[family] = seen.get(family, -1) + 1
-        points = [p for p in dict.fromkeys(curve.points) if p is not None and p[1] <= HIGHEST]
-        if not points:
-            continue
-        x, y = zip(*points, strict=True)
-        style = "-" if solid else "--"
-        marker = MARKERS[rank % len(MARKERS)] if solid else None
-        axes.plot(x, y, style, marker=marker, color=colour, lw=1.3, ms=4, alpha=0.85)
-        ends.append((y[-1], x[-1], label, colour))
-    axes.set(xscale="log", yscale="log", xlabel="network evaluations", xlim=(2.9, 190))
-    axes.set_xticks(BUDGETS, [str(b) for b in BUDGETS])
-    axes.minorticks_off()
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    low, high = math.log(min(e[0] for e in ends) / 1.5), math.log(HIGHEST)
-    axes.set_ylim(math.exp(low - 0.1), math.exp(high))
-    ends.sort()
-    places = spread([math.log(e[0]) for e in ends], low, high, (high - low) / 48)
-    for (last, at, label, colour), place in zip(ends, places, strict=True):
-        axes.annotate(
-            label,
-            (at, last),
-            (80, math.exp(place)),
-            color=colour,
-            fontsize=9,
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "alpha": 0.5},
-        )
-
-
-def spread(places: Sequence[float], low: float, high: float, gap: float) -> list[float]:
-    """Return increasing places moved apart to a gap, as far as there is room, and little more."""
-    out = list(places)
-    for _ in range(400):
-        for i in range(len(out) - 1):
-            short = gap - (out[i + 1] - out[i])
-            if short > 0:
-                out[i], out[i + 1] = out[i] - short / 2, out[i + 1] + short / 2
-        out = [min(max(v, low), high) for v in out]
-    return out

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import samplers
-from .backends import resolve
-from .discrete import TokenPlan
-from .plan import Plan
-from .predictions import output_from_x0
-from .schedules import Point
+from .. import samplers
+from ..backends import resolve
+from ..discrete import TokenPlan
+from ..plan import Plan
+from ..predictions import output_from_x0
+from ..schedules import Point
 
 __all__ = ["LEVELS", "Denoiser", "images", "labels", "network", "token_network"]
 
@@ -76,7 +76,7 @@ class _Constants:
         dtype = backend.accumulation(x.dtype)
         key = (backend.name, str(dtype), str(backend.device(x)))
         if key not in self.placed:
-            arrays = tuple(backend.put(host, x, dtype) for host in self.host)
+            arrays = tuple(backend.to_device_of(host, x, dtype) for host in self.host)
             if backend.traced(*arrays):  # made inside a trace: must not outlive it
                 return arrays
             self.placed[key] = arrays
@@ -161,7 +161,7 @@ def _prepare(x: Array, alpha: Array, sigma: Array) -> tuple[Array, Array, Array]
 
     def number(value: Array) -> Array:
         if isinstance(value, int | float):
-            return backend.put(np.asarray(value, np.float64), x, dtype)
+            return backend.to_device_of(np.asarray(value, np.float64), x, dtype)
         return _column(backend.astype(value, dtype), 2)
 
     flat = backend.astype(backend.xp.reshape(x, (-1, 64)), dtype)
@@ -193,7 +193,7 @@ def network(plan: Plan, denoiser: Denoiser | None = None) -> Callable[[Array, Ar
     if samplers.get(plan.sampler).trait("order", plan.options) == 0:
         low = plan.prediction.sigma_min or plan.grid.schedule.ratio_at(0)
         estimate = denoiser.consistency(sigma_min=low)
-    known = _levels(plan, plan.points) if plan.layout else None
+    known = _levels(plan, plan.points) if plan.traced else None
 
     def model(x: Array, t: Array) -> Array:
         constants = known or _levels(plan, [plan.grid.schedule.at(t=float(t))])
@@ -250,7 +250,8 @@ def token_network(
 
     def model(tokens: Array, t: Array) -> Array:
         backend = resolve(tokens)
-        xp, like = backend.xp, backend.put(np.zeros(()), tokens, getattr(backend.xp, dtype))
+        xp = backend.xp
+        like = backend.to_device_of(np.zeros(()), tokens, getattr(xp, dtype))
         hot, classes, times, *numbers = constants.beside(like)
         index = xp.argmin(xp.abs(backend.astype(t, times.dtype) - times))
         alpha, beta, same, other = (number[index] for number in numbers)

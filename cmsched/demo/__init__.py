@@ -1,0 +1,1 @@
+"""The demonstration: the command line, the embedded digits, errors against evaluations."""

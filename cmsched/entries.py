@@ -1,0 +1,112 @@
+"""Tables in which a run may begin at any step, as compiled stateful loops need them."""
+
+import dataclasses
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import samplers
+from .grids import Grid
+from .lowering import lower, union_of_terms
+from .plan import PLAN_CACHE_SIZE, Plan
+from .rows import Layout, Row, Start, value_keys
+from .tables import FIRST, NEXT, ROW, Table, host_table
+from .tracing import trace
+
+__all__ = ["entry_table"]
+
+
+class Head(NamedTuple):
+    """The first rows of a run that begins late, up to where they are those of the whole run."""
+
+    rows: tuple[Row, ...]
+    start: Start
+    grid: Grid
+
+
+@lru_cache(maxsize=PLAN_CACHE_SIZE)
+def entry_table(plan: Plan) -> Table:
+    """Return a table, in NumPy, in which a run may begin at any step of the plan's grid.
+
+    `first_columns[k]` is the column where a run from grid step k begins. Where the sampler
+    remembers, the first rows of such a run are its own (those of `plan.skip(k)`), and lead into the
+    plan's.
+
+    Raises:
+        ValueError: a run cannot begin at one of the steps, or has other values or evaluations.
+    """
+    n, capacity = len(plan.grid), len(plan) + 1
+    begins = [plan.steps.index(k) for k in range(n)]
+    heads: list[Plan | Head] = [plan]
+    leads = []  # (column of the first row of a head, row of the plan that it stands for, length)
+    for k in range(1, n) if plan.layout.slots else ():
+        head, first = _head(plan, k, begins[k]), begins[k]
+        if head.rows:
+            heads.append(head)
+            leads.append((capacity, first, len(head.rows)))
+            begins[k], capacity = capacity, capacity + len(head.rows) + 1
+    rows = (row for head in heads for row in head.rows)
+    layout = dataclasses.replace(plan.layout, sums=union_of_terms(plan.layout, rows))
+    host = host_table(layout, heads, capacity)
+    where = host.where.copy()
+    where[FIRST], where[FIRST, :n] = -1, begins
+    for column, first, count in leads:
+        where[NEXT, column + count - 1] = first + count
+        where[ROW, column : column + count] = np.arange(first, first + count) + 1  # draws as there
+    return Table(layout, host.numbers, where, host.start)
+
+
+def _head(plan: Plan, k: int, first: int) -> Head:
+    """Return the rows of the run from grid step k that are not the plan's, from row `first` on.
+
+    A loop knows the past by what it stores. Once as many rows in turn are the plan's as the oldest
+    of that is old, and one more, so are all that follow: no more than these need be traced. What a
+    row stores shows as many rows later.
+    """
+    entry, grid, left = samplers.get(plan.sampler), plan.grid.skip(k), len(plan) - first
+    oldest = max(age for _, _, age in plan.layout.slots)
+    limit = 3 * oldest + 2
+    while True:
+        whole = limit >= left
+        traced = trace(entry, grid, plan.options, plan.prediction, None if whole else limit)
+        layout, start, rows = lower(traced, entry, plan.options, grid, plan.prediction)
+        if whole and len(rows) != left:
+            raise ValueError(
+                f"a run from step {k} takes {len(rows)} evaluations, the whole run {left} from"
+                " there: one table cannot hold both; begin with plan.skip(k)"
+            )
+        rows = renumbered(rows if whole else rows[:-oldest], layout, plan.layout)
+        there = plan.rows[first : None if whole else first + len(rows)]
+        pairs = zip(rows, there, strict=True)
+        own = [i for i, (row, same) in enumerate(pairs, start=1) if _work(row) != _work(same)]
+        count = own[-1] if own else 0
+        if whole or len(rows) - count > oldest:
+            return Head(rows[:count], start, grid)
+        limit *= 2
+
+
+def _work(row: Row) -> tuple[Any, ...]:
+    """Return what a row does, whatever is stored of it."""
+    return row.point, row.estimate, row.draws, row.program
+
+
+def renumbered(rows: tuple[Row, ...], old: Layout, new: Layout) -> tuple[Row, ...]:
+    """Return rows with the value numbers of a layout that has the same values and more."""
+    places = {name: v for v, name in enumerate(value_keys(new))}
+    if more := [name for name in value_keys(old) if name not in places]:
+        raise ValueError(
+            f"a run that begins later has values that the whole run has not ({more}): one table"
+            " cannot hold both; begin with plan.skip(k)"
+        )
+    to = [places[name] for name in value_keys(old)]
+    return tuple(
+        row._replace(
+            draws=tuple((to[v], draw) for v, draw in row.draws),
+            program=tuple(
+                (to[value], tuple(to[v] for v in sources), weights, regions)
+                for value, sources, weights, regions in row.program
+            ),
+        )
+        for row in rows
+    )

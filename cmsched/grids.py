@@ -1,0 +1,136 @@
+"""The points that a sampler walks over, and one run of a loop over them."""
+
+import dataclasses
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .schedules import Point, Schedule, make_schedule
+
+__all__ = ["Grid", "GridRun"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The points a sampler walks over: n + 1 of them for n steps, noisiest first (or last).
+
+    Args:
+        points: the last one is where the sample ends (usually sigma = 0).
+        schedule: makes points between them, `at(t= | sigma= | lam=)`.
+        init_scale: the start is init_scale * noise.
+        integral: whether the network is conditioned on integers.
+        ends: where each step ends, if that is not the point the next one starts from (the
+            reference's DDIM steps by a fixed stride over timesteps of another one).
+        first_step: how many steps of a longer run come before the first point.
+    """
+
+    points: tuple[Point, ...]
+    schedule: Schedule
+    init_scale: float = 1.0
+    integral: bool = False
+    ends: tuple[Point, ...] | None = None
+    first_step: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "points", tuple(self.points))
+        object.__setattr__(self, "ends", self.ends and tuple(self.ends))
+        if len(self.points) < 2:
+            raise ValueError(f"a grid needs at least two points (one step), got {len(self.points)}")
+        if self.ends is not None and len(self.ends) != len(self):
+            raise ValueError(f"{len(self)} steps need as many ends, got {len(self.ends)}")
+        upward = self.upward
+        for pair in itertools.pairwise(self.points):
+            a, b = pair[::-1] if upward else pair
+            if b.ratio > a.ratio * (1 + 1e-9):  # equal up to rounding is a step of length zero
+                raise ValueError(
+                    "a grid runs one way, from noise to data or (inversion) from data to noise, but"
+                    f" sigma/alpha turns between t={a.t:g}, where it is {a.ratio:g}, and"
+                    f" t={b.t:g}, where it is {b.ratio:g}"
+                )
+
+    @property
+    def upward(self) -> bool:
+        """Whether it runs from data to noise (inversion)."""
+        return self.points[-1].ratio > self.points[0].ratio
+
+    def __len__(self) -> int:
+        """Return the number of steps."""
+        return len(self.points) - 1
+
+    def steps(self) -> Iterator[tuple[Point, Point]]:
+        """Yield the two ends of every step."""
+        return zip(self.points[:-1], self.ends or self.points[1:], strict=True)
+
+    def at(self, **level: float) -> Point:
+        """Return a point between the grid's: one of t, sigma, lam, ratio."""
+        return self.schedule.at(**level)
+
+    def skip(self, k: int) -> "Grid":
+        """Return the rest of the grid from step k; its start scale is that point's sigma."""
+        if not 0 <= k < len(self):
+            raise ValueError(f"cannot skip {k} of {len(self)} steps; at least one must be left")
+        if k == 0:
+            return self
+        ends = self.ends and self.ends[k:]
+        return dataclasses.replace(
+            self,
+            points=self.points[k:],
+            init_scale=self.init_scale if self.upward else self.points[k].sigma,
+            ends=ends,
+            first_step=self.first_step + k,
+        )
+
+    def until(self, k: int) -> "Grid":
+        """Return the first k steps of the grid."""
+        ends = self.ends and self.ends[:k]
+        return dataclasses.replace(self, points=self.points[: k + 1], ends=ends)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the grid as plain data; `Grid.from_dict` gives it back."""
+        rows = [dataclasses.astuple(p) for p in self.points]
+        ends = self.ends and [dataclasses.astuple(p) for p in self.ends]
+        return {
+            "points": rows,
+            "schedule": self.schedule.to_dict(),
+            "init_scale": self.init_scale,
+            "integral": self.integral,
+            "arrivals": ends,
+            "skipped": self.first_step,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Grid":
+        """Return the grid that `to_dict` wrote."""
+        ends = data["arrivals"] and tuple(Point(*row) for row in data["arrivals"])
+        points = tuple(Point(*row) for row in data["points"])
+        schedule = make_schedule(**data["schedule"])
+        options = (data["init_scale"], data["integral"], ends, data["skipped"])
+        return cls(points, schedule, *options)
+
+
+class GridRun:
+    """A grid as one run of a loop sees it: which step the loop is at, and what it counted."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.points, self.at, self.schedule = grid.points, grid.at, grid.schedule
+        self._grid, self.step = grid, 0
+        self.total = grid.first_step + len(grid)  # steps of the whole run
+        self.counts: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """Return the number of steps."""
+        return len(self._grid)
+
+    def at_time(self, t: float) -> Point:
+        """Return the point at model time t, or at the whole one below where the grid has such."""
+        # 1e-6: 0.7 * 700 is 490, and not the next float below
+        return self.at(t=math.floor(t + 1e-6) if self._grid.integral else t)
+
+    def steps(self) -> Iterator[tuple[Point, Point]]:
+        """Yield the two ends of every step."""
+        for step, ends in enumerate(self._grid.steps()):
+            self.step = step
+            yield ends

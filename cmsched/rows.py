@@ -1,0 +1,183 @@
+"""What a row of a plan is, and the numbering of values that rows and both executions share.
+
+A row is a short straight-line program over numbered values (see `Layout`): a few linear
+combinations, then which values become (sample, *memory).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from .predictions import Prediction
+from .schedules import Point
+from .tracing import Draw
+
+__all__ = [
+    "EVERYWHERE",
+    "INSIDE",
+    "OUTPUT",
+    "OUTSIDE",
+    "SAMPLE",
+    "Layout",
+    "Row",
+    "Start",
+    "Term",
+    "implied",
+    "row_weights",
+    "value_keys",
+]
+
+EVERYWHERE, INSIDE, OUTSIDE = 0, 1, 2  # regions of a mask
+Term = tuple[int, float, int]  # value number, coefficient, region
+SAMPLE, OUTPUT = 0, 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The static structure of a plan: what is stored, drawn and given, and which values exist.
+
+    Values are numbered: 0 sample, 1 output, memory, draws, given arrays, the estimate, the raw
+    estimate, what each Store stores, the next sample. In the start row value 0 is the start, and
+    its draws follow.
+    """
+
+    slots: tuple[tuple[str, int, int], ...]  # (kind, rank, age in evaluations) of each stored array
+    draws: tuple[tuple[int, bool], ...]  # (rank, is its variance learned)
+    given: tuple[str, ...]
+    n_stored_sums: int
+    needs_x0: bool  # whether the estimate is computed as an array of its own
+    sums: tuple[tuple[tuple[int, int], ...], ...]  # (source, region) of each term, from x0 on
+    stores_from: tuple[int, ...]  # the value each slot is filled from
+    start_draws: tuple[int, ...]
+    integral: bool  # whether the network is conditioned on integers
+    masked: bool  # whether a mask is given
+    scaled: bool  # whether the network's input is scaled anywhere
+    prediction: Prediction
+
+    def __post_init__(self) -> None:
+        """Count now: torch.compile cannot trace the lock that a cached property takes."""
+        _ = self.placeholders, self.terms, self.statements, self.results
+
+    @cached_property
+    def first_draw(self) -> int:
+        """Number of the first drawn value."""
+        return 2 + len(self.slots)
+
+    @cached_property
+    def first_given(self) -> int:
+        """Number of the first given array."""
+        return self.first_draw + len(self.draws)
+
+    @cached_property
+    def x0(self) -> int:
+        """Number of the estimate x0."""
+        return self.first_given + len(self.given)
+
+    @cached_property
+    def raw_x0(self) -> int:
+        """Number of the estimate before projection."""
+        return self.x0 + 1
+
+    @cached_property
+    def next_sample(self) -> int:
+        """Number of the next sample."""
+        return self.raw_x0 + self.n_stored_sums + 1
+
+    @cached_property
+    def terms(self) -> tuple[tuple[int, int, int], ...]:
+        """The terms of all sums, one (value, source, region) per weight."""
+        return tuple(
+            (value, source, region)
+            for value, sources in enumerate(self.sums, start=self.x0)
+            for source, region in sources
+        )
+
+    @cached_property
+    def statements(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """The sums as (value, sources), where no mask is; see `backends.fused`."""
+        sums = enumerate(self.sums, start=self.x0)
+        return tuple((value, tuple(v for v, _ in terms)) for value, terms in sums if terms)
+
+    @cached_property
+    def results(self) -> tuple[int, ...]:
+        """The values that statements make and a state holds."""
+        made = {value for value, _ in self.statements}
+        return tuple(sorted({*self.stores_from, self.next_sample} & made))
+
+    @cached_property
+    def placeholders(self) -> tuple[None, ...]:
+        """Places of the values that a step computes, draws or is given."""
+        return (None,) * (self.next_sample + 1 - self.first_draw)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any row draws."""
+        return bool(self.draws or self.start_draws)
+
+
+class Row(NamedTuple):
+    """One step: where the network is evaluated and what is done with its output."""
+
+    point: Point
+    estimate: tuple[float, float, float, float]  # p, q, c_skip, c_out
+    needs_x0: bool  # whether this row needs the estimate as an array
+    draws: tuple[tuple[int, Draw], ...]  # (value number, draw)
+    stores_from: tuple[int, ...]
+    program: tuple[tuple[Any, ...], ...]  # sums in turn: (value, sources, weights, regions or None)
+
+    @property
+    def statements(self) -> tuple[tuple[int, tuple[Term, ...]], ...]:
+        """The program as (value number, its terms in order)."""
+        columns = (
+            (value, zip(sources, weights, regions or _everywhere(sources), strict=True))
+            for value, sources, weights, regions in self.program
+        )
+        return tuple((value, tuple(sorted(terms))) for value, terms in columns)
+
+
+class Start(NamedTuple):
+    """The start row: terms of the first sample over the start (value 0) and draws."""
+
+    terms: tuple[Term, ...]
+    draws: tuple[tuple[int, Draw], ...]
+
+
+def row_weights(layout: Layout, row: Row) -> list[float]:
+    """Return a row's weight of each of the layout's terms."""
+    have = {
+        (value, source, region): weight
+        for value, sources, weights, regions in row.program
+        for source, weight, region in zip(
+            sources, weights, regions or _everywhere(sources), strict=True
+        )
+    }
+    return [have.get(term, 0.0) for term in layout.terms]
+
+
+def _everywhere(sources: tuple[int, ...]) -> tuple[int, ...]:
+    return (EVERYWHERE,) * len(sources)
+
+
+def implied(prediction: Prediction, at: Point) -> tuple[float, float, float, float, float]:
+    """Return the weights of eps = a x + b m + c x0, and of v = d eps + e x0.
+
+    Where sigma is 0, x and x0 do not determine eps, and it is what the output m says.
+
+    Raises:
+        ValueError: sigma is 0, and the output says nothing about eps there.
+    """
+    if at.sigma > 0.0:
+        eps = 1.0 / at.sigma, 0.0, -at.alpha / at.sigma
+    else:
+        eps = *prediction.noise(at), 0.0
+    size = math.hypot(at.alpha, at.sigma)
+    return *eps, at.alpha / size, -at.sigma / size
+
+
+def value_keys(layout: Layout) -> list[Any]:
+    """Return what the values of a layout are, in the order of their numbers."""
+    draws = [("draw", rank) for rank, _ in layout.draws]
+    sums = [("stored sum", rank) for rank in range(layout.n_stored_sums)]
+    names = ["sample", "output", *layout.slots, *draws, *layout.given]
+    return [*names, "x0", "raw x0", *sums, "next sample"]
