@@ -122,7 +122,13 @@ def test_any(name, options, curve, spacing, kind, projection, end, n):
     if not entry.trait("stochastic", options):
         # between the steps of a table a time does not tell the level exactly
         if plan.traced or not isinstance(plan.grid.schedule, Betas):
-            np.testing.assert_allclose(away, last.ratio * noise, atol=1e-5)
+            atol = 1e-5
+            if name == "pndm" and kind == "epsilon":
+                # it averages eps on both sides of its first step: the rounding of x0, eps(float64)
+                # times the first ratio, is divided by the next sigma and comes back times the ratio
+                lowest = min((p.sigma for p in points[1:] if p.sigma > 0.0), default=1.0)
+                atol += np.finfo(np.float64).eps * first.ratio**2 / lowest
+            np.testing.assert_allclose(away, last.ratio * noise, atol=atol)
     elif last.ratio == 0.0:
         if entry.trait("singular", options) and name not in NOISY_END:
             np.testing.assert_allclose(away, 0.0, atol=1e-9)

@@ -466,6 +466,8 @@ def test_compatibles():
 
 @pytest.mark.parametrize("space", [None, np, compat_numpy, "torch"])
 def test_schedulers_copy_and_pickle(space):
+    if space == "torch":
+        pytest.importorskip("torch")
     scheduler = Alpha(5, mask=[1], third_order="exact", compatibility="diffusers", xp=space)
     for other in (copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler))):
         assert type(other) is Alpha
