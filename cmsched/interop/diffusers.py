@@ -14,9 +14,7 @@ again to have ours. Classes without a counterpart (`Scheduler`, `KDiffusionSched
 pipeline's scheduler as well, but who loads that pipeline needs cmsched.
 """
 
-import functools
 import importlib
-import inspect
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -26,16 +24,16 @@ try:
     from diffusers.configuration_utils import ConfigMixin, FrozenDict
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
     from diffusers.utils.import_utils import DummyObject
-    from diffusers.utils.torch_utils import randn_tensor
 except ImportError as error:
     raise ImportError(
         f"cmsched.interop.diffusers needs diffusers and PyTorch, which cannot be imported here"
         f' ({error}): pip install "cmsched[diffusers]"'
     ) from error
 
-from .. import samplers, schedulers
-from ..schedulers.solver_parts import SolverScheduler
-from .diffusers_habit import ADAPTED, Configured, Solved, Stepped
+from .. import schedulers
+from .diffusers_memory import HABITS
+from .diffusers_own import ADAPTED, Configured
+from .diffusers_step import Either, Stepping
 
 Array = Any
 
@@ -44,69 +42,6 @@ ELSEWHERE = (
     "diffusers.schedulers.deprecated",
     "diffusers.schedulers.scheduling_consistency_decoder",
 )
-
-
-def movable(name: str, own: property) -> property:
-    """Return the property of a table that code moves to another device or dtype, but cannot change.
-
-    It is a copy: what counts is the configuration.
-    """
-    attribute = f"_moved_{name}"
-
-    def shown(self: Any) -> Array:
-        return vars(self).get(attribute, own.__get__(self))
-
-    def move(self: Any, value: Array) -> None:
-        table = own.__get__(self)
-        same = isinstance(value, torch.Tensor) and value.shape == table.shape
-        if not same or not torch.allclose(
-            value.detach().cpu().float(), table.to(value.dtype).float()
-        ):
-            raise ValueError(
-                f"{name} follows from the configuration and cannot be set to other values;"
-                " construct the scheduler with trained_betas=, beta_schedule= or"
-                " rescale_betas_zero_snr="
-            )
-        setattr(self, attribute, value)
-
-    return property(shown, move, doc=own.__doc__)
-
-
-def drawing_to_the_end(step: Any, least: int) -> Any:
-    """Return a `step` that draws in the last step of `least` or more, though there is no use.
-
-    As the reference does: what one generator gives to the next image is the same then.
-    """
-    signature = inspect.signature(step)
-
-    @functools.wraps(step)
-    def drawn(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result, run = step(self, *args, **kwargs), self.run
-        plan = run.plan
-        ended = least <= run.first + len(plan) == run.entry and not plan.rows[-1].draws
-        if ended and samplers.get(plan.sampler).trait("stochastic", plan.options):
-            given = signature.bind(self, *args, **kwargs).arguments
-            sample, generator = given["sample"], given.get("generator")
-            each = generator if isinstance(generator, list) else [generator]
-            torchs = all(g is None or isinstance(g, torch.Generator) for g in each)
-            if torchs and given.get("variance_noise") is None:
-                like = {"dtype": sample.dtype, "device": sample.device}
-                randn_tensor(sample.shape, generator=generator, **like)
-        return result
-
-    return drawn
-
-
-# how many steps there must be for the last one to draw
-WASTEFUL = {
-    "CMStochasticIterativeScheduler": 2,
-    "DDIMParallelScheduler": 1,
-    "DDIMScheduler": 1,
-    "DPMSolverMultistepScheduler": 1,
-    "DPMSolverSinglestepScheduler": 1,
-    "EulerAncestralDiscreteScheduler": 1,
-    "FlowMatchEulerDiscreteScheduler": 1,
-}
 
 
 def reference_of(name: str) -> type | None:
@@ -118,29 +53,38 @@ def reference_of(name: str) -> type | None:
     return None
 
 
-def adapted(name: str, ours: type) -> type:
-    """Return the class of this name that is both cmsched's and diffusers'."""
+def own(name: str, cls: type, base: type | None) -> type:
+    """Return cmsched's own class of a name with diffusers' configuration."""
+    theirs = (base,) if base else (SchedulerMixin, ConfigMixin)
+    text = f"`cmsched.{name}` in torch, with diffusers' configuration; see there for its options."
+    members: dict[str, Any] = {"__module__": __name__, "__doc__": text}
+    if issubclass(cls, schedulers.SchedulerMixin):
+        members["ready"] = True  # for a run over all training steps, as in training loops
+    return type(name, (Configured, cls, *theirs), members)
+
+
+def adapted(name: str, cls: type) -> type:
+    """Return the class of a name that takes the place of diffusers' here.
+
+    It is diffusers' own with our steps. With `compatibility="paper"`, or an option that only
+    cmsched has, it makes cmsched's scheduler; where diffusers has no such class it is that.
+    """
     reference = named = reference_of(name)
     if isinstance(named, DummyObject):  # it wants packages that are not there; ours does not
         reference = None
-    kinds = {SolverScheduler: Solved, schedulers.SchedulerMixin: Stepped}
-    habit = next((mine for kind, mine in kinds.items() if issubclass(ours, kind)), Configured)
-    theirs = (reference,) if reference else (SchedulerMixin, ConfigMixin)
-    text = f"`cmsched.{name}` as diffusers' pipelines want it; see there for its options."
-    members: dict[str, Any] = {
-        **{"__module__": __name__, "__doc__": text, "_reference": reference},
-        "_home": named and named.__module__,
-        "counts": reference is None or hasattr(reference, "begin_index"),
-        **{
-            table: movable(table, own)
-            for table in ("betas", "alphas", "alphas_cumprod", "final_alpha_cumprod")
-            if isinstance(own := getattr(ours, table, None), property)
-        },
+    if reference is None:
+        alone: Any = own(name, cls, None)
+        alone._reference, alone._home = None, named and named.__module__
+        return alone  # type: ignore[no-any-return]
+    text = f"diffusers' `{name}`, whose steps are cmsched's; `cmsched.{name}` says what they are."
+    members = {
+        **{"__module__": __name__, "__doc__": text},
+        **{"_reference": reference, "_home": reference.__module__, "core": cls},
+        **({"habit": HABITS[name]} if name in HABITS else {}),
     }
-    if name in WASTEFUL:
-        members["step"] = drawing_to_the_end(ours.step, WASTEFUL[name])  # type: ignore[attr-defined]
-    cls: Any = type(name, (habit, ours, *theirs), members)
-    return cls  # type: ignore[no-any-return]
+    made: Any = type(name, (Stepping if name in HABITS else Either, reference), members)
+    made._own = own(name, cls, made)
+    return made  # type: ignore[no-any-return]
 
 
 ADAPTED.update({name: adapted(name, ours) for name, ours in dict(schedulers.CLASSES).items()})
@@ -195,7 +139,7 @@ def convert(
     made: dict[int, Any] = {}  # one scheduler may be held in several places
     for name in names:
         scheduler = held[name][-1]
-        if isinstance(scheduler, Configured) is back and id(scheduler) not in made:
+        if isinstance(scheduler, Configured | Either) is back and id(scheduler) not in made:
             made[id(scheduler)] = counterpart(name, scheduler, options, back=back)
     done = {}
     for name, (owner, attribute, scheduler) in held.items():
@@ -233,7 +177,7 @@ def counterpart(name: str, scheduler: Any, options: dict[str, Any], *, back: boo
     try:
         # a default that a pipeline has changed in place is no default any more
         made = other.from_config({**config, "_use_default_values": []}, **options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         raise ValueError(
             f"{name}: {other.__name__} does not take this configuration ({error}); the pipeline is"
             " unchanged"

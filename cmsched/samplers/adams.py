@@ -169,15 +169,16 @@ def store_all(past, *others):
     paper="arXiv:2202.09778, algorithm 2 after a Heun step; CompVis/latent-diffusion plms",
     order=2,
     smooth=True,
-    stored=3,
+    stored=lambda o: 3 + o["from_start"],
     correctable=False,
 )
-def plms(x, grid, noise, *, predict_v=False, idle=False):
+def plms(x, grid, noise, *, predict_v=False, idle=False, from_start=False):
     """PLMS: DDIM steps along Adams-Bashforth combinations of eps; the first step evaluates twice.
 
     Where a run is taken up later, its first step is DDIM's: the loop has no second evaluation left.
     Where that is at the second evaluation itself, it is at the next step already, and waits (idle).
-    Published code combines v where the network says it, and not the eps of these (predict_v).
+    Published code combines v where the network says it, and not the eps of these (predict_v), and
+    keeps the sample that the run began with for its second evaluation (from_start).
     """
     slope = V if predict_v else EPS
     past, whole_run = [], grid.total == len(grid)
@@ -191,11 +192,12 @@ def plms(x, grid, noise, *, predict_v=False, idle=False):
         m = yield Store(slope.from_eps(x, eps, a))
         if whole_run and not past and step < len(grid) - 1:
             at = grid.points[step + 1]  # of arrivals, beside b
+            start = (yield Store(x)) if from_start else None
             y, _, eps = yield Evaluate(step_along(x, m, a, b, slope), at, eps=True)
             ahead = slope.from_eps(y, eps, at)
             m = yield Store(m)  # in the place of `ahead`, which is not remembered
             base = a if at == b else grid.at_time(at.t + a.t - b.t)
-            x = step_back(y, m, a, b, slope)
+            x = start if from_start else step_back(y, m, a, b, slope)
             x = step_along(x, 0.5 * (m + ahead), base, at, slope)
         else:
             x = step_along(x, adams_bashforth([m, *past]), a, b, slope)
@@ -211,15 +213,15 @@ def plms(x, grid, noise, *, predict_v=False, idle=False):
     stored=5,
     correctable=False,
 )
-def pndm(x, grid, noise, *, half_step=None, predict_v=False):
+def pndm(x, grid, noise, *, half_step=None, predict_v=False, from_start=False):
     """PLMS after three Runge-Kutta steps of four evaluations; PLMS alone on fewer than four steps.
 
     The middle of a step is in the middle of its times. Published code goes half_step below its
-    beginning, and evaluates half_step above its end; predict_v is that of `plms`.
+    beginning, and evaluates half_step above its end; predict_v and from_start are those of `plms`.
     """
     done = grid.total - len(grid)
     if grid.total < 4 or grid.points[0].alpha == 0 or (not done and grid.points[3].sigma == 0):
-        return (yield from plms(x, grid, noise, predict_v=predict_v))
+        return (yield from plms(x, grid, noise, predict_v=predict_v, from_start=from_start))
     slope = V if predict_v else EPS
     past = []
     for step, (a, b) in enumerate(grid.steps(), start=done):

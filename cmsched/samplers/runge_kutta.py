@@ -27,20 +27,30 @@ VARIABLES = {"ratio": ratio_coordinates, "flow": flow_coordinates}
     "heun",
     paper="arXiv:2206.00364, algorithm 2",
     order=2,
-    stored=1,
+    stored=lambda o: 1 + o["from_start"],
     evaluations=2,
     stochastic=churns,
     exact=exact_churn,
     choices={"variable": tuple(VARIABLES)},
-    variants=({}, {"s_churn": 5.0}, {"variable": "flow"}),
+    variants=({}, {"s_churn": 5.0}, {"variable": "flow"}, {"from_start": True}),
 )
 def heun(
-    x, grid, noise, *, s_churn=0.0, s_tmin=0.0, s_tmax=math.inf, s_noise=1.0, variable="ratio"
+    x,
+    grid,
+    noise,
+    *,
+    s_churn=0.0,
+    s_tmin=0.0,
+    s_tmax=math.inf,
+    s_noise=1.0,
+    variable="ratio",
+    from_start=False,
 ):
     """Heun: trapezoidal rule in sigma / alpha, or in a flow's time, s = sigma / (alpha + sigma).
 
-    The slope at the base is read back out of Euler's y. A step to sigma = 0, or from alpha = 0
-    where sigma / alpha is infinite, is Euler's.
+    The slope at the base is read back out of Euler's y, or kept, for a step that is `from_start`
+    whatever y has become since. A step to sigma = 0, or from alpha = 0 where sigma / alpha is
+    infinite, is Euler's.
     """
     coordinates = VARIABLES[variable]
     for a, b in grid.steps():
@@ -49,8 +59,14 @@ def heun(
         y = b.alpha * x0 + (b.sigma / a.sigma) * (x - a.alpha * x0)
         (ca, sa), (cb, sb) = coordinates(a), coordinates(b)
         if sb > 0 and sa < math.inf:
+            if from_start:
+                slope = yield Store((x - ca * x0) / (ca * sa))
             y, y0 = yield y, b
-            y = 0.5 * ((cb / ca) * x + y) + 0.5 * (1 - sa / sb) * (y - cb * y0)
+            if from_start:
+                mean = 0.5 * (slope + (y - cb * y0) / (cb * sb))
+                y = cb * (x / ca + (sb - sa) * mean)
+            else:
+                y = 0.5 * ((cb / ca) * x + y) + 0.5 * (1 - sa / sb) * (y - cb * y0)
         x = y
     return x
 

@@ -19,7 +19,7 @@ from .unic import (
     "unipc",
     paper="arXiv:2302.04867, algorithms 1 to 4",
     order=lambda o: o["solver_order"] + (o["disable_corrector"] is not True),
-    stored=lambda o: o["solver_order"] - (o["disable_corrector"] is True),
+    stored=lambda o: o["solver_order"] - (o["disable_corrector"] is True) + o["from_start"],
     choices={
         "solver_order": ORDERS,
         "solver_type": tuple(B_FUNCTIONS),
@@ -32,6 +32,7 @@ from .unic import (
         {"solver_order": 2, "predict_x0": False},
         {"solver_order": 3, "predict_x0": False},
         {"solver_order": 3, "disable_corrector": True},
+        {"solver_order": 3, "from_start": True},
     ),
 )
 def unipc(
@@ -44,15 +45,18 @@ def unipc(
     predict_x0=True,
     disable_corrector=(),
     ramp_down=False,
+    from_start=False,
 ):
     """UniPC: predict with the latest estimates; correct with that of the prediction as well.
 
-    disable_corrector: the steps after which to leave the prediction as it is, or True for all.
+    disable_corrector: the steps after which to leave the prediction as it is, or True for all. A
+    correction is added to the prediction, or takes the step again `from_start`, whatever the
+    prediction has become since.
     """
     check_steps(disable_corrector)
     integrator, B = DATA if predict_x0 else NOISE, B_FUNCTIONS[solver_type]
     done = grid.total - len(grid)
-    nodes, last, order = [], None, 0
+    nodes, last, order, start = [], None, 0, None
     for step, (a, b, most) in enumerate(
         steps_and_orders(grid, solver_order, ramp_down), start=done
     ):
@@ -61,11 +65,16 @@ def unipc(
         off = disable_corrector is True or step - 1 in disable_corrector
         if last is not None and not off and has_corrected_end(last, a, integrator, B):
             used = [nodes[0], (a.lam, m), *nodes[1:order]]
-            x = x + unipc_terms(used, last, a, integrator, B)
-            if order > 1:  # what the prediction took in their place
-                x = x - unipc_terms(nodes[:order], last, a, integrator, B)
+            if from_start:
+                x = unipc_step(start, used, last, a, integrator, B)
+            else:
+                x = x + unipc_terms(used, last, a, integrator, B)
+                if order > 1:  # what the prediction took in their place
+                    x = x - unipc_terms(nodes[:order], last, a, integrator, B)
         nodes = history(solver_order, [(a.lam, m), *nodes])
         last, order = a, min(most, len(nodes))
+        if from_start:
+            start = x = yield Store(x)
         if predict_x0 or (a.alpha > 0 and b.sigma > 0):
             x = unipc_step(x, nodes[:order], a, b, integrator, B)
         else:

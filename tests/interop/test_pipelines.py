@@ -34,10 +34,7 @@ def test_results_are_equal(case, scheduler):
     assert mine.steps == theirs.steps > 0
     assert np.isfinite(theirs.result).all()
     assert np.ptp(theirs.result) > 100 * NEAR  # a picture of something
-    if scheduler in case.different:
-        assert off(theirs.result, mine.result) > NEAR, "the declared difference is gone"
-    else:
-        assert off(theirs.result, mine.result) <= NEAR
+    assert off(theirs.result, mine.result) <= NEAR
 
 
 def generated() -> re.Match[str]:
@@ -70,9 +67,7 @@ def write_table(rounds: int = 5) -> None:
             for converted, done in seen.items()
         }
         difference = f"{off(seen[False][0].result, seen[True][0].result):.0e}"
-        reason = case.different.get(scheduler)
         ratio = f"{times[True] / times[False]:.2f}"
-        difference = f"{difference}: {reason}" if reason else difference
         steps = str(seen[True][0].steps)
         lines.append((case.name, f"`{scheduler}`", steps, difference, ratio))
         print(*lines[-1], flush=True)

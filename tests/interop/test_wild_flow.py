@@ -15,8 +15,9 @@ from diffusers.pipelines.deprecated.repaint import RePaintPipeline
 from diffusers.pipelines.deprecated.unclip import UnCLIPPipeline
 
 import cmsched.interop.diffusers as ours
+from cmsched.interop.diffusers_memory import HABITS
 from interop.pipelines import as_array, flow, run, unconditional
-from interop.pipelines.flow import HEUN, SHIFTED, SOLVED, parts_of_flux, parts_of_sd3
+from interop.pipelines.flow import HEUN, SHIFTED, parts_of_flux
 from interop.pipelines.stable import around, pooled_prompts, prompts
 from interop.wild import NEAR, off
 
@@ -102,6 +103,9 @@ def test_half_precision(case, scheduler, dtype):
     half = replace(case, build=lambda scheduler: copy.deepcopy(case.build(scheduler)).to(dtype))
     theirs, mine = (seen.result for seen in both(half, scheduler, **changes))
     eps = torch.finfo(dtype).eps
+    if scheduler not in HABITS:  # its steps are diffusers'
+        assert np.array_equal(mine, theirs)
+        return
     errors = [rms(result - full) for result in (theirs, mine)]
     assert 0 < errors[1] < 2 * eps
     assert errors[1] <= errors[0] + 0.3 * eps
@@ -164,43 +168,8 @@ def nudged(at):
 def test_latents_that_a_callback_returns_count(case, scheduler, at):
     theirs, mine = (seen.result for seen in both(case, scheduler, **nudged(at)))
     unchanged = run(case, scheduler, converted=True).result
-    assert off(mine, unchanged) > 100 * NEAR
-    if scheduler == UNI or (scheduler == HEUNS and at % 2 == 0):  # see the next two
-        assert off(mine, theirs) > 100 * NEAR
-    else:
-        assert off(mine, theirs) <= NEAR
-
-
-def test_the_reference_corrects_what_was_there_before():
-    """UniPC's corrector begins at a sample of its own; without it both are the same."""
-    options = {**SOLVED, "flow_shift": 3.0, "disable_corrector": list(range(6))}
-    case = flow.case("StableDiffusion3", (UNI,), options)
-    theirs, mine = (seen.result for seen in both(case, UNI, **nudged(3)))
+    assert off(mine, unchanged) > 10 * NEAR
     assert off(mine, theirs) <= NEAR
-
-
-@pytest.mark.parametrize("at", [0, 1])
-def test_the_reference_steps_from_what_was_there_before(at):
-    """Between the two evaluations of Heun's step diffusers goes back to a sample of its own.
-
-    Here x + (x' - x + dt v) / 2 follows, x' the sample that is there: half of what was added.
-    With a constant velocity v what is added between steps stays as it is.
-    """
-    case = flow.case("StableDiffusion3", HEUN, {"shift": 3.0})
-    velocity = torch.full((4, 4, 8, 8), 0.3)  # with and without the prompt
-    ends = []
-    for added in (0.0, 1.0):
-
-        def add(pipeline, i, t, tensors, added=added):
-            return {"latents": tensors["latents"] + added * (i == at)}
-
-        changes = {"output_type": "latent", "callback_on_step_end": add}
-        network = parts_of_sd3()["transformer"]
-        with mock.patch.object(network, "forward", return_value=(velocity,)):
-            ends.append([seen.result for seen in both(case, HEUNS, **changes)])
-    theirs, mine = (moved - stayed for stayed, moved in zip(*ends, strict=True))
-    np.testing.assert_allclose(mine, [0.5, 1.0][at], atol=1e-5)
-    np.testing.assert_allclose(theirs, [0.0, 1.0][at], atol=1e-5)
 
 
 @pairs(flow.CASES)
@@ -267,17 +236,6 @@ def test_a_scheduler_that_cannot_be_shifted(converted):
     with pytest.raises((ValueError, TypeError), match=r"sigmas|mu"):
         told(pipeline, height=16, width=16, num_inference_steps=3)
     assert dict(pipeline.scheduler.config) == config
-    if converted:
-        assert pipeline.scheduler.num_inference_steps is None
-
-
-def test_consistency_models_refuse_increasing_timesteps():
-    scheduler = diffusers.CMStochasticIterativeScheduler()
-    pipeline = diffusers.ConsistencyModelPipeline(unconditional.classes(), scheduler)
-    ours.convert(pipeline)
-    with pytest.raises(ValueError, match="decreas"):
-        pipeline(num_inference_steps=None, timesteps=[0, 22])
-    assert pipeline.scheduler.num_inference_steps is None
 
 
 # --- what pipelines do to the object itself ------------------------------------------------------
@@ -306,11 +264,6 @@ def test_eta_is_written_to_the_scheduler():
     for theirs, mine in results:
         assert off(mine.result, theirs.result) <= NEAR
     assert off(results[0][1].result, results[1][1].result) > 100 * NEAR
-    scheduler = results[1][1].pipeline.scheduler
-    assert (scheduler.eta, scheduler.config.eta) == (1.0, 0.0)
-    with pytest.raises(ValueError, match=r"eta must be at least 0, got -0\.5"):
-        scheduler.eta = -0.5
-    assert scheduler.eta == 1.0
     assert type(results[1][1].pipeline) is RePaintPipeline
 
 

@@ -61,24 +61,6 @@ def test_any_sigma_overwritten(name):
     assert off(mine, theirs) <= NEAR
 
 
-def test_sigmas_overwritten_too_late():
-    _, scheduler = made("EulerDiscreteScheduler")
-    scheduler.set_timesteps(5)
-    x = one_step(scheduler, start(scheduler), scheduler.timesteps[0], None)
-    scheduler.sigmas[3] = 1.0
-    with pytest.raises(ValueError, match="sigmas were changed during a run"):
-        one_step(scheduler, x, scheduler.timesteps[1], None)
-    assert scheduler.step_index == 1
-
-
-def test_sigmas_of_two_evaluations_cannot_be_overwritten():
-    _, scheduler = made("HeunDiscreteScheduler")
-    scheduler.set_timesteps(5)
-    scheduler.sigmas[-1] = scheduler.sigmas[-2]
-    with pytest.raises(ValueError, match=r"sigmas of HeunDiscreteScheduler.*set_timesteps\(sigmas"):
-        loop(scheduler)
-
-
 @pytest.mark.parametrize("name", [n for n in COUNTED if n in ONE_EVALUATION and without_memory(n)])
 def test_step_index_set_back(name):
     """Cosmos takes each step twice, first for the estimate of x0."""
@@ -136,20 +118,20 @@ def test_history_sliced(name, order):
 @pytest.mark.parametrize("name", NAMES)
 def test_dict_saved_and_restored(name):
     """Panorama keeps a scheduler's `__dict__` for every view, and copies it at each step."""
-    _, scheduler = made(name)
-    scheduler.set_timesteps(5)
-    status = [copy.deepcopy(scheduler.__dict__)] * 2
-    views, generators = [start(scheduler, seed=s) for s in (0, 5)], [draws(s) for s in (1, 2)]
-    for t in scheduler.timesteps:
-        for j in range(2):
-            scheduler.__dict__.update(status[j])
-            views[j] = one_step(scheduler, views[j], t, generators[j])
-            status[j] = copy.deepcopy(scheduler.__dict__)
-    theirs, alone = made(name)
-    for view, seed, drawn in zip(views, (0, 5), (1, 2), strict=True):
-        for other, tolerance in ((alone, 1e-6), (theirs, NEAR)):
-            other.set_timesteps(5)
-            assert off(view, loop(other, x=start(other, seed), generator=draws(drawn))) <= tolerance
+
+    def run(scheduler):
+        scheduler.set_timesteps(5)
+        status = [copy.deepcopy(scheduler.__dict__) for _ in range(2)]
+        views, generators = [start(scheduler, seed=s) for s in (0, 5)], [draws(s) for s in (1, 2)]
+        for t in scheduler.timesteps:
+            for j in range(2):
+                scheduler.__dict__.update(status[j])
+                views[j] = one_step(scheduler, views[j], t, generators[j])
+                status[j] = copy.deepcopy(scheduler.__dict__)
+        return views
+
+    for mine, theirs in zip(*both(name, run), strict=True):
+        assert off(mine, theirs) <= NEAR
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
@@ -278,12 +260,13 @@ def test_timesteps_cut(name):
 
 @pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "LCMScheduler"])
 def test_timesteps_replaced(name):
-    """Others are planned as `set_timesteps(timesteps=...)` does."""
+    """What becomes of others is diffusers' to say: where it counts, the levels stay."""
     times = [899, 640, 260, 19]
-    _, scheduler = made(name)
-    scheduler.set_timesteps(6)
-    scheduler.timesteps = torch.tensor(times)
-    assert scheduler.timesteps.tolist() == times
-    replaced = loop(scheduler)
-    scheduler.set_timesteps(timesteps=times)
-    assert off(replaced, loop(scheduler)) <= 1e-6
+
+    def run(scheduler):
+        scheduler.set_timesteps(6)
+        scheduler.timesteps = torch.tensor(times, dtype=scheduler.timesteps.dtype)
+        return loop(scheduler)
+
+    mine, theirs = both(name, run)
+    assert off(mine, theirs) <= NEAR

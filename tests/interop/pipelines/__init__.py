@@ -33,7 +33,6 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)  # of the scheduler
     place: str = "scheduler"  # the scheduler in question, as `convert` names it
     seed: int = 0
-    different: Mapping[str, str] = field(default_factory=dict)  # why results differ, per scheduler
 
     def __str__(self) -> str:
         return self.name
