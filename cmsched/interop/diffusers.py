@@ -14,7 +14,6 @@ again to have ours. Classes without a counterpart (`Scheduler`, `KDiffusionSched
 pipeline's scheduler as well, but who loads that pipeline needs cmsched.
 """
 
-import importlib
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -33,24 +32,9 @@ except ImportError as error:
 from .. import schedulers
 from .diffusers_memory import HABITS
 from .diffusers_own import ADAPTED, Configured
-from .diffusers_step import Either, Stepping
+from .diffusers_step import Either, Stepping, reference_of
 
 Array = Any
-
-# where diffusers keeps classes that its top level does not name
-ELSEWHERE = (
-    "diffusers.schedulers.deprecated",
-    "diffusers.schedulers.scheduling_consistency_decoder",
-)
-
-
-def reference_of(name: str) -> type | None:
-    """Return diffusers' class of this name, if it has one."""
-    for module in ("diffusers", *ELSEWHERE):
-        found = getattr(importlib.import_module(module), name, None)
-        if isinstance(found, type):
-            return found
-    return None
 
 
 def own(name: str, cls: type, base: type | None) -> type:

@@ -119,13 +119,13 @@ class Habit:
         """Return the evaluation at a timestep."""
         times = taken.times
         if isinstance(timestep, torch.Tensor):
-            if timestep.numel() != 1:
+            if timestep.numel() != 1 or timestep.is_floating_point():
                 return None
             known = whose(timestep, s.timesteps, len(times))
             if known is not None:
                 return known
             timestep = timestep.item()
-        return times.index(timestep) if timestep in times else None
+        return times.index(timestep) if isinstance(timestep, int) and timestep in times else None
 
     def draws_anyway(self, plan: Plan, index: int) -> bool:
         """Return whether diffusers draws in a row that needs no noise."""
@@ -418,9 +418,20 @@ class TwoStages(Counted):
 
 @dataclass(frozen=True)
 class Heun(TwoStages):
-    """Of Heun's method, which also keeps the slope and the length of the step."""
+    """Of Heun's method, which also keeps the slope and the length of the step.
+
+    Args:
+        single: whether what is kept is float32, whatever the sample.
+    """
 
     base: str = "dt"
+    single: bool = False
+
+    def at(self, s: Any, taken: Taken, entry: int, timestep: Any, sample: Array) -> Place | None:
+        """Return the row of an entry, if it is that evaluation of its step."""
+        if self.single and sample.dtype is not torch.float32:
+            return None
+        return super().at(s, taken, entry, timestep, sample)
 
     def kept(self, s: Any, kind: str) -> Array | None:
         """Return what is kept in a slot of this kind."""
@@ -585,7 +596,7 @@ HABITS: dict[str, Habit] = {
     "EulerAncestralDiscreteScheduler": Counted(last=1, fractional=True, scaled=True),
     "EulerDiscreteScheduler": Counted(fractional=True, scaled=True),
     "FlowMatchEulerDiscreteScheduler": Counted(last=1, fractional=True),
-    "FlowMatchHeunDiscreteScheduler": Heun(fractional=True),
+    "FlowMatchHeunDiscreteScheduler": Heun(fractional=True, single=True),
     "HeunDiscreteScheduler": Heun(),
     "IPNDMScheduler": Improved(),
     "KDPM2AncestralDiscreteScheduler": Ancestral(),

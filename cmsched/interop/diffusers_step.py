@@ -9,6 +9,7 @@ attributes (see `diffusers_memory`), so that they can take turns.
 
 import dataclasses
 import functools
+import importlib
 import inspect
 import sys
 from typing import Any, ClassVar, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from .. import engine, samplers
+from .. import engine, samplers, schedulers
 from ..backends import resolve
 from ..engine.values import estimated, mean_channels
 from ..frozen import FrozenDict
@@ -28,17 +29,20 @@ from ..schedulers.solver_parts import integrates_x0
 from .diffusers_memory import Done, Habit, Taken
 from .diffusers_own import compatibles
 
-__all__ = ["Stepping", "core_of"]
+__all__ = ["Either", "Stepping", "reference_of"]
 
 Array = Any
 Beside: Any = object  # stands for the class of diffusers that a class here is mixed with
 ALWAYS = ("generator", "variance_noise", "return_dict")  # arguments of `step` that no plan knows
 NEAR = 1e-3  # how far levels of diffusers, in float32, may be from a plan's
+# where diffusers keeps classes that its top level does not name
+ELSEWHERE = (
+    "diffusers.schedulers.deprecated",
+    "diffusers.schedulers.scheduling_consistency_decoder",
+)
 # the last runs, with the tables that they agree with, by class, options and arguments
 RUNS: dict[Any, tuple[list[Any], Taken]] = {}
 MOST = 64
-# what diffusers reads in a configuration, though no constructor takes it
-IN_CONFIG = ("sigma_min", "sigma_max")
 # classes that estimate x0 in float32 whatever the sample's dtype
 IN_FULL = {
     "EDMEulerScheduler",
@@ -97,6 +101,22 @@ def parameters(function: Any) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(function).parameters)
 
 
+def reference_of(name: str) -> Any:
+    """Return diffusers' class of this name, if it has one."""
+    for module in ("diffusers", *ELSEWHERE):
+        found = getattr(importlib.import_module(module), name, None)
+        if isinstance(found, type):
+            return found
+    return None
+
+
+@functools.cache
+def anywhere() -> frozenset[str]:
+    """Return the options of all of diffusers' classes, which files of others may have as well."""
+    found = map(reference_of, schedulers.CLASSES)
+    return frozenset(k for kind in found if kind for k in parameters(kind.__init__))
+
+
 def own_options(cls: Any, given: dict[str, Any]) -> bool:
     """Return whether an option is given that only cmsched's class has."""
     return any(k in given and given[k] != v for k, v in cls._own_options.items())
@@ -146,7 +166,7 @@ class Either(Beside):  # type: ignore[misc]
             return
         p = inspect.Parameter
         shown = parameters(cls._reference.__init__)
-        known = {*shown, *IN_CONFIG}
+        known = {*shown, *anywhere()}
         hidden = cls.core.hidden_options
         cls._own_options = {k: v for k, v in hidden.items() if k not in known}
         own = {**cls._own_options, "compatibility": "diffusers"}
