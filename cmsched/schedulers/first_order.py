@@ -50,7 +50,7 @@ Array = Any
 
 def ddim(c: FrozenDict, reference: bool) -> Recipe:
     """Return what the options of DDIM mean."""
-    table = vp_betas(c)
+    table = vp_betas(c, reference)
     where: Discretization = spaced(
         c, table, data_end(c, table), reference, whole=True, limited=True
     )
@@ -68,7 +68,7 @@ def ddim_inverse(c: FrozenDict, reference: bool) -> Recipe:
 
 def ddpm(c: FrozenDict, reference: bool) -> Recipe:
     """Return what the options of DDPM mean."""
-    table = vp_betas(c)
+    table = vp_betas(c, reference)
     where = spaced(c, table, table.point(0.0, 0.0), reference, whole=True, limited=True)
     options = {"variance": c.variance_type, "draw_last": reference}
     return Recipe("ddpm", where, said(c), options)

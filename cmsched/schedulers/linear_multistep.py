@@ -74,7 +74,7 @@ def pndm(c: FrozenDict, reference: bool) -> Recipe:
 
     In the reference a step ends a fixed stride below its timestep, but for the Runge-Kutta steps.
     """
-    table, plms = vp_betas(c), bool(c.skip_prk_steps)
+    table, plms = vp_betas(c, reference), bool(c.skip_prk_steps)
     where: Discretization = spaced(
         c, table, data_end(c, table), reference, whole=True, limited=True, reading=WarmUp(plms)
     )

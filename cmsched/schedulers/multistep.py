@@ -12,7 +12,7 @@ from ..samplers.formulas import SOLVER_TYPES
 from ..schedules import Point
 from . import solvers
 from .base import TIMES
-from .betas import said, tables_of, vp_betas, vp_betas_finite
+from .betas import said, table_of, tables_of, vp_betas, vp_betas_finite
 from .sigma import (
     RAMP_OPTIONS,
     chosen_ramp,
@@ -61,7 +61,7 @@ def dpm_sampler(c: FrozenDict, reference: bool) -> tuple[str, dict[str, Any]]:
 def dpm_multistep(c: FrozenDict, reference: bool, *, mu: float | None = None) -> Recipe:
     """Return what the options of multistep DPM-Solver mean; mu is a flow's dynamic shift."""
     rounds = chosen_ramp(c) in ("karras", "lu") and c.beta_schedule != "squaredcos_cap_v2"
-    where = solvers.steps(c, reference, vp_betas_finite(c), mu, rounds=rounds)
+    where = solvers.steps(c, reference, vp_betas_finite(c, reference), mu, rounds=rounds)
     sampler, options = dpm_sampler(c, reference)
     return Recipe(sampler, where, said(c), options, idle=solvers.idle_options(c, mu))
 
@@ -69,7 +69,7 @@ def dpm_multistep(c: FrozenDict, reference: bool, *, mu: float | None = None) ->
 def deis(c: FrozenDict, reference: bool, *, mu: float | None = None) -> Recipe:
     """Return what the options of DEIS mean; mu is a flow's dynamic shift."""
     rounds = chosen_ramp(c) == "karras" and not c.use_flow_sigmas
-    where = solvers.steps(c, reference, vp_betas(c), mu, rounds=rounds, doubles=True)
+    where = solvers.steps(c, reference, vp_betas(c, reference), mu, rounds=rounds, doubles=True)
     options = {"solver_order": c.solver_order, "ramp_down": short_runs(c)}
     return Recipe("deis", where, said(c), options, idle=solvers.idle_options(c, mu))
 
@@ -117,7 +117,7 @@ class UpwardFrom(Discretization):
 
 def dpm_inverse(c: FrozenDict, reference: bool) -> Recipe:
     """Return what the options of the inversion mean."""
-    table = vp_betas(c)
+    table = vp_betas(c, reference)
     down = solvers.steps(c, reference, table, rounds=chosen_ramp(c) == "karras", doubles=True)
     schedule = down.schedule
     if isinstance(down, TrainingSteps):
@@ -258,8 +258,7 @@ class DPMSolverMultistepInverseScheduler(SolverScheduler):
     @property
     def noisiest_timestep(self) -> int:
         """The training step where a run ends that no ramp or flow places."""
-        config = self.filled_config
-        return solvers.noisiest(config, vp_betas(config))
+        return solvers.noisiest(self.filled_config, table_of(self, vp_betas))
 
 
 DPMSolverMultistepInverse = DPMSolverMultistepInverseScheduler  # its former name

@@ -76,7 +76,7 @@ def sigma_steps(
     c: FrozenDict, reference: bool, **fields: Any
 ) -> tuple[Discretization, tuple[str, ...]]:
     """Return where steps over sigmas lie, spaced in time or on a ramp, and what has no effect."""
-    schedule = ve_betas(c)
+    schedule = ve_betas(c, reference)
     last = c.get("final_sigmas_type") == "sigma_min"
     end = schedule.at(t=0.0) if last else schedule.point(0.0, 0.0)
     where, rule = spaced(c, schedule, end, reference, **fields), chosen_ramp(c)

@@ -25,7 +25,7 @@ __all__ = ["DPMSolverSinglestepScheduler"]
 def dpm_singlestep(c: FrozenDict, reference: bool, *, mu: float | None = None) -> Recipe:
     """Return what the options of singlestep DPM-Solver mean; mu is a flow's dynamic shift."""
     rounds = chosen_ramp(c) == "karras" and not c.use_flow_sigmas
-    where = solvers.steps(c, reference, vp_betas(c), mu, rounds=rounds)
+    where = solvers.steps(c, reference, vp_betas(c, reference), mu, rounds=rounds)
     options = {
         "solver_order": c.solver_order,
         "eta": 1.0 if c.algorithm_type.startswith("sde-") else 0.0,

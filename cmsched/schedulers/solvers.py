@@ -1,7 +1,7 @@
 """What the exponential integrators share: where their steps lie."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..frozen import FrozenDict
 from ..grids import Grid
 from ..samplers.first_order import VARIANCES
 from ..schedules import Betas, Flow, Point, Schedule
-from .betas import BETA_CHOICES, BETA_OPTIONS, spaced
+from .betas import BETA_CHOICES, BETA_OPTIONS, Table, spaced, table_of
 from .flow import dynamic_shift
 from .sigma import RAMP_OPTIONS, chosen_ramp, one_ramp, without_ramp
 
@@ -97,7 +97,7 @@ class SolverFlow(FlowSigmas):
 def least_noisy(c: FrozenDict, table: Betas) -> int:
     """Return how many training steps lambda_min_clipped leaves."""
     least = c.get("lambda_min_clipped", -math.inf)
-    return int(np.count_nonzero(-np.log(table.ratios) >= least))
+    return int(np.count_nonzero(-table.log_ratios >= least))
 
 
 def noisiest(c: FrozenDict, table: Betas) -> int:
@@ -210,19 +210,19 @@ def finite_ends(c: FrozenDict) -> None:
 RELATIONS = (one_ramp, finite_ends)
 
 
-def lambda_table(table: Callable[[FrozenDict], Betas]) -> tuple[property, property, property]:
+def lambda_table(table: Table) -> tuple[property, property, property]:
     """Return the attributes alpha_t, sigma_t and lambda_t of a class with this schedule."""
 
     def alpha_t(self: Any) -> Any:
         """Alpha of the training steps."""
-        return self.show(np.sqrt(table(self.filled_config).alphas_cumprod))
+        return self.show(np.sqrt(table_of(self, table).alphas_cumprod))
 
     def sigma_t(self: Any) -> Any:
         """Sigma of the training steps."""
-        return self.show(np.sqrt(-np.expm1(table(self.filled_config).log_alphas_cumprod)))
+        return self.show(np.sqrt(-np.expm1(table_of(self, table).log_alphas_cumprod)))
 
     def lambda_t(self: Any) -> Any:
         """log(alpha / sigma) of the training steps."""
-        return self.show(-np.log(table(self.filled_config).ratios))
+        return self.show(-table_of(self, table).log_ratios)
 
     return property(alpha_t), property(sigma_t), property(lambda_t)
