@@ -53,6 +53,13 @@ class Change(Protocol):
         """Return the starts of steps and the end as they are then; no grid, for any levels."""
 
 
+class Quirk(Protocol):
+    """What the reference does to the grid of a run, and would not by the paper."""
+
+    def __call__(self, grid: Grid, asked: str) -> Grid:
+        """Return the grid changed; `asked` names what the run was asked by, as in `grid`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Discretization:
     """Where the steps of a run start, and where the last one ends.
@@ -81,14 +88,14 @@ class Discretization:
     upward: bool = False
     evaluations: int = 1
     reading: Callable[[str, Any], Any] | None = None
-    quirks: tuple[Callable[[Grid], Grid], ...] = ()
+    quirks: tuple["Quirk", ...] = ()
     changes: tuple["Change", ...] = ()
 
     def then(self, change: "Change") -> "Discretization":
         """Return this discretization with a change of its grids."""
         return replace(self, changes=(*self.changes, change))
 
-    def with_quirk(self, quirk: Callable[[Grid], Grid]) -> "Discretization":
+    def with_quirk(self, quirk: "Quirk") -> "Discretization":
         """Return this discretization with what the reference does to the grid of a run."""
         return replace(self, quirks=(*self.quirks, quirk))
 
@@ -187,7 +194,7 @@ class Discretization:
         if len(have) != 1:
             found = " and ".join(have) or "none"
             raise ValueError(f"pass exactly one of {', '.join(given)}; got {found}")
-        end = self.end
+        (asked,), end = have, self.end
         if num_inference_steps is not None:
             most, why = MOST, ""
             if self.limited:
@@ -198,11 +205,25 @@ class Discretization:
         elif timesteps is not None:
             points = self.at_times(self.entries("timesteps", timesteps))
         else:
+            points, end = self.listed_levels(sigmas)
+        return self.over((*points, end), asked=asked)
+
+    def listed_levels(self, sigmas: Any) -> tuple[list[Point], Point]:
+        """Return the points at explicit levels and the end: that of the list, if it has one.
+
+        A list ends at 0, or where its last level stands twice, as `sigmas` may in the reference.
+        """
+        table = np.asarray(checks.host(sigmas))
+        twice = self.evaluations == 1 and table.ndim == 1 and table.size > 2
+        if not twice or table[-1] != table[-2]:
             levels = self.entries("sigmas", sigmas)
-            if levels[-1] == 0.0:  # a list to the end says where that is
-                end = self.schedule.point(0.0, 0.0)
-            points = self.at_levels(levels, end)
-        return self.over((*points, end), quirks=True)
+            end = self.schedule.point(0.0, 0.0) if levels[-1] == 0.0 else self.end
+            return self.at_levels(levels, end), end
+        levels = self.entries("sigmas", table[:-1])
+        points = [self.at_level(level) for level in levels]
+        points = points[::-1] if self.upward else points
+        end = replace(points[-1], t=self.end.t)
+        return points if self.repeats_end else points[:-1], end
 
     def training_points(self) -> list[Point]:
         """Return the points of all training steps and the end, in the order of a run."""
@@ -211,12 +232,16 @@ class Discretization:
             points = change.listed(points)
         return points
 
-    def over(self, points: Sequence[Point], *, quirks: bool = False) -> Grid:
-        """Return the grid over the starts of steps and the end, with what changes it."""
+    def over(self, points: Sequence[Point], *, asked: str | None = None) -> Grid:
+        """Return the grid over the starts of steps and the end, with what changes it.
+
+        asked: what a run was asked by; None where it is no run of the user's.
+        """
         integral = self.whole and all(p.t == int(p.t) for p in points[:-1])
         grid = Grid(tuple(points), self.schedule, integral=integral)
-        steps: list[Callable[[Grid], Grid]] = [*(self.quirks if quirks else ()), *self.changes]
-        for change in steps:
+        for quirk in self.quirks if asked else ():
+            grid = quirk(grid, asked or "")
+        for change in self.changes:
             grid = change(grid)
         return grid
 
@@ -451,20 +476,22 @@ class Strided:
     """Steps end a fixed stride below their timestep, whatever comes next, as the reference's do.
 
     Past timestep 0 they end where the sample ends. The first `warm` steps of a run of more are left
-    as they are.
+    as they are. The steps of a list, which the reference does not take, go to its next entry.
     """
 
     train: int
     warm: int = 0
 
-    def __call__(self, grid: Grid) -> Grid:
+    def __call__(self, grid: Grid, asked: str) -> Grid:
         """Return the grid with the ends of its steps."""
+        if asked != "num_inference_steps":
+            return grid
         stride, last = self.train // len(grid), grid.points[-1]
         ends = [p.t - stride for p in grid.points[:-1]]
         found = tuple(grid.at(t=t) if t >= 0 else last for t in ends)
         if self.warm and len(grid) > self.warm:
             found = grid.points[1 : 1 + self.warm] + found[self.warm :]
-        return grid if found == grid.points[1:] else replace(grid, ends=found)
+        return replace(grid, ends=found)
 
 
 @dataclass(frozen=True)

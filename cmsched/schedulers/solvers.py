@@ -48,7 +48,7 @@ FOREIGN: Mapping[str, str] = {
 class RepeatedLast:
     """Runs end where their last step starts, as the reference's ramps and flows do."""
 
-    def __call__(self, grid: Grid) -> Grid:
+    def __call__(self, grid: Grid, asked: str) -> Grid:
         """Return the grid with its end at the last start."""
         return replace(grid, points=(*grid.points[:-1], grid.points[-2]))
 

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.peers
 ENDS = ((0.0001, 0.02), (0.00085, 0.012), (1e-6, 0.1))
 COUNTS = (2, 7, 60, 1000)
 CLASSES = [
-    name for name, space in SPACES.items() if "alphas_cumprod" in space.tables and "Decoder" not in name
+    name
+    for name, space in SPACES.items()
+    if "alphas_cumprod" in space.tables and "Decoder" not in name
 ]
 
 
