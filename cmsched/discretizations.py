@@ -208,18 +208,22 @@ class Discretization:
             points, end = self.listed_levels(sigmas)
         return self.over((*points, end), asked=asked)
 
+    def listed(self, sigmas: Any) -> tuple[list[float], bool]:
+        """Return the entries of a list of levels, and whether its last one stands there twice."""
+        table = np.asarray(checks.host(sigmas))
+        several = self.evaluations == 1 and table.ndim == 1 and table.size > 2
+        twice = bool(several and table[-1] == table[-2])
+        return self.entries("sigmas", table[:-1] if twice else sigmas), twice
+
     def listed_levels(self, sigmas: Any) -> tuple[list[Point], Point]:
         """Return the points at explicit levels and the end: that of the list, if it has one.
 
         A list ends at 0, or where its last level stands twice, as `sigmas` may in the reference.
         """
-        table = np.asarray(checks.host(sigmas))
-        twice = self.evaluations == 1 and table.ndim == 1 and table.size > 2
-        if not twice or table[-1] != table[-2]:
-            levels = self.entries("sigmas", sigmas)
+        levels, twice = self.listed(sigmas)
+        if not twice:
             end = self.schedule.point(0.0, 0.0) if levels[-1] == 0.0 else self.end
             return self.at_levels(levels, end), end
-        levels = self.entries("sigmas", table[:-1])
         points = [self.at_level(level) for level in levels]
         points = points[::-1] if self.upward else points
         end = replace(points[-1], t=self.end.t)
@@ -279,7 +283,8 @@ class TrainingSteps(Discretization):
         among: spread steps over only so many of the first training steps.
         below: visit only training steps below this one.
         extra: leave out the lowest of n + 1 times, as the multistep family does.
-        between: where whole numbers do not suffice, go between them.
+        crowded: what to do where whole numbers do not suffice: "between" goes between them,
+            "repeat" takes some of them twice, as in the reference, by steps of length zero.
         one_is_least: whether one "linspace" step starts at time 0, as in the reference.
     """
 
@@ -288,7 +293,7 @@ class TrainingSteps(Discretization):
     among: int | None = None
     below: int | None = None
     extra: bool = False
-    between: bool = False
+    crowded: str | None = None
     one_is_least: bool = False
 
     def points(self, n: int) -> list[Point]:
@@ -300,9 +305,10 @@ class TrainingSteps(Discretization):
         try:
             times = spacings.timesteps(self.spacing, n, train, whole=self.whole, **rule)
         except ValueError:
-            if not self.between or n > 10 * train:
+            if self.crowded is None or n > 10 * train:
                 raise
             times = spacings.timesteps(self.spacing, n, train, whole=False, **rule)
+            times = [float(round(t)) for t in times] if self.crowded == "repeat" else times
         return [self.schedule.at(t=t) for t in times]
 
 
@@ -380,7 +386,8 @@ class FlowSigmas(Discretization):
     """Sigmas of a flow, even and then shifted: shift s / (1 + (shift - 1) s).
 
     arXiv:2403.03206, eq. 23. Explicit sigmas are those before the shift, as pipelines pass them; a
-    list to the end, as `sigmas` is, has the levels themselves.
+    list to the end, as `sigmas` is, has the levels themselves. In the reference it does not, and
+    where its end is 0 the network is asked there as well.
 
     Args:
         shift: 1 shifts nothing; None where it is dynamic and mu is not known yet.
@@ -395,6 +402,11 @@ class FlowSigmas(Discretization):
     def even(self, n: int) -> np.ndarray:
         """Return n sigmas before the shift."""
         return np.linspace(1.0, 1.0 / self.train, n)
+
+    @property
+    def unsaid(self) -> str | None:
+        """What shifts, and would be without effect, by its name; None where nothing does."""
+        return "mu" if self.mu is not None else "shift" if self.shift not in (None, 1.0) else None
 
     def points(self, n: int) -> list[Point]:
         """Return the points at n shifted sigmas."""

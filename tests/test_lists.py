@@ -1,6 +1,5 @@
 """Explicit lists of times and levels, against loops that are written out."""
 
-import warnings
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,6 @@
 """Multistep solvers: DPM-Solver and DPM-Solver++, also upward in noise, and DEIS."""
 
+import itertools
 import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from . import solvers
 from .base import TIMES
 from .betas import said, table_of, tables_of, vp_betas, vp_betas_finite
 from .sigma import (
+    RAMP_ENDS,
     RAMP_OPTIONS,
     chosen_ramp,
     use_beta_sigmas,
@@ -93,7 +95,9 @@ class UpwardFrom(Discretization):
             return self.down.points(max(n, 2))[::-1][:n]
         if self.down.spacing == "trailing":
             return self.down.points(n)[::-1]
-        return self.down.points(n + 1)[:0:-1]  # the noisiest is where the last step ends
+        points = self.down.points(n + 1)[::-1]
+        once = [a for a, b in itertools.pairwise(points) if a.t != b.t]
+        return once or points[:-1]  # the noisiest is where the last step ends
 
     def training(self) -> list[Point]:
         """Return the points of all training steps, increasing."""
@@ -124,7 +128,7 @@ def dpm_inverse(c: FrozenDict, reference: bool) -> Recipe:
         down = replace(down, extra=False)
         end = schedule.at(t=float(solvers.noisiest(c, table)))
     elif isinstance(down, Ramp):
-        end = schedule.at(ratio=solvers.ends_of_ramp(c, table)[0])
+        end = schedule.at(ratio=solvers.ends_of_ramp(c, reference, table)[0])
     else:
         assert isinstance(down, solvers.SolverFlow)
         end = schedule.at(sigma=down.moved(down.even(1))[0])
@@ -188,12 +192,13 @@ class DPMSolverMultistepScheduler(SolverScheduler):
         "rescale_betas_zero_snr": False,
         **solvers.SHIFT_OPTIONS,
     }
-    hidden_options: ClassVar = {"third_order": "published"}
+    hidden_options: ClassVar = {"third_order": "published", **RAMP_ENDS}
     choices: ClassVar = DPM_CHOICES
     aliases: ClassVar = solvers.FOREIGN
     relations = (*solvers.RELATIONS, has_formula)
     step_options: ClassVar = {"generator": None, "variance_noise": None, "return_dict": True}
     timesteps_options: ClassVar = {**TIMES, "mu": None, "timesteps": None}
+    single_noise = True
     meaning = staticmethod(dpm_multistep)
 
     alphas_cumprod, alphas, betas = tables_of(vp_betas_finite)
@@ -234,7 +239,7 @@ class DPMSolverMultistepInverseScheduler(SolverScheduler):
         "variance_type": None,
         **solvers.SPACING_OPTIONS,
     }
-    hidden_options: ClassVar = {"third_order": "published"}
+    hidden_options: ClassVar = {"third_order": "published", **RAMP_ENDS}
     choices: ClassVar = DPM_CHOICES
     aliases: ClassVar = solvers.FOREIGN
     relations = (*solvers.RELATIONS, has_formula, deterministic)
@@ -279,6 +284,7 @@ class DEISMultistepScheduler(SolverScheduler):
         **solvers.SPACING_OPTIONS,
         **solvers.SHIFT_OPTIONS,
     }
+    hidden_options: ClassVar = RAMP_ENDS
     choices: ClassVar = {
         **solvers.CHOICES,
         "solver_order": ORDERS,

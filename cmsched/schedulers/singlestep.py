@@ -16,7 +16,7 @@ from . import solvers
 from .base import TIMES
 from .betas import said, tables_of, vp_betas
 from .habit import Run
-from .sigma import chosen_ramp
+from .sigma import RAMP_ENDS, chosen_ramp
 from .solver_parts import SolverScheduler
 
 __all__ = ["DPMSolverSinglestepScheduler"]
@@ -72,6 +72,7 @@ class DPMSolverSinglestepScheduler(SolverScheduler):
         "variance_type": None,
         **solvers.SHIFT_OPTIONS,
     }
+    hidden_options: ClassVar = RAMP_ENDS
     choices: ClassVar = {
         **solvers.CHOICES,
         "solver_order": (1, 2, 3),

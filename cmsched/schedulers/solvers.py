@@ -14,7 +14,7 @@ from ..samplers.first_order import VARIANCES
 from ..schedules import Betas, Flow, Point, Schedule
 from .betas import BETA_CHOICES, BETA_OPTIONS, Table, spaced, table_of
 from .flow import dynamic_shift
-from .sigma import RAMP_OPTIONS, chosen_ramp, one_ramp, without_ramp
+from .sigma import RAMP_OPTIONS, chosen_ramp, ends_given, lower_end, one_ramp, without_ramp
 
 OPTIONS: Mapping[str, Any] = {
     **BETA_OPTIONS,
@@ -74,11 +74,16 @@ class SolverFlow(FlowSigmas):
 
     def ignored(self, timesteps: Any = None, sigmas: Any = None) -> tuple[str, ...]:
         """Return what has no effect on the grid of these lists, one sentence each."""
-        if self.mu is None or sigmas is None:
+        if self.unsaid is None or sigmas is None:
             return ()
-        last = self.entries("sigmas", sigmas)[-1]
-        whole = last == 0.0 or math.isclose(last, self.level(self.end), rel_tol=1e-6)
-        return ("mu has no effect on sigmas that are the levels themselves",) if whole else ()
+        levels, twice = self.listed(sigmas)
+        itself = twice or (not self.repeats_end and self.is_whole(levels))
+        text = f"{self.unsaid} has no effect on sigmas that are the levels themselves"
+        return (text,) if itself else ()
+
+    def is_whole(self, levels: list[float]) -> bool:
+        """Return whether a list goes to the end."""
+        return levels[-1] == 0.0 or math.isclose(levels[-1], self.level(self.end), rel_tol=1e-6)
 
     def at_times(self, times: list[float]) -> list[Point]:
         """Raise: the flow places the levels."""
@@ -86,11 +91,12 @@ class SolverFlow(FlowSigmas):
 
     def at_levels(self, levels: list[float], end: Point) -> list[Point]:
         """Return the points at sigmas before the shift, or at the levels of a list to the end."""
-        if math.isclose(levels[-1], self.level(end), rel_tol=1e-6):
+        if self.repeats_end:
+            return self.at_sigmas(self.moved(np.array(levels)))
+        if self.is_whole(levels):
             return super().at_levels(levels, end)
         moved = self.moved(np.array(levels)).tolist()
-        if math.isclose(moved[-1], end.sigma, rel_tol=1e-9) and not self.repeats_end:
-            moved = moved[:-1]
+        moved = moved[:-1] if math.isclose(moved[-1], end.sigma, rel_tol=1e-9) else moved
         return self.at_sigmas(np.array(moved))
 
 
@@ -105,10 +111,10 @@ def noisiest(c: FrozenDict, table: Betas) -> int:
     return least_noisy(c, table) - 1
 
 
-def ends_of_ramp(c: FrozenDict, table: Betas) -> tuple[float, float]:
+def ends_of_ramp(c: FrozenDict, reference: bool, table: Betas) -> tuple[float, float]:
     """Return the most and the least sigma / alpha of a ramp."""
-    high, low = map(table.ratio_at, table.span)
-    return c.get("sigma_max") or high, c.get("sigma_min") or low
+    high, low = ends_given(c, reference, ("lu",))
+    return high or table.ratio_at(table.span[0]), low or table.ratio_at(table.span[1])
 
 
 def shift_of(c: FrozenDict, mu: float | None) -> float:
@@ -173,12 +179,18 @@ def steps(
     common = {"schedule": schedule, "end": end, "train": train, "repeats_end": reference}
     common["whole"] = True
     if rule is None and not c.use_flow_sigmas:
-        chosen = {"below": least_noisy(c, table), "extra": True, "one_is_least": False}
-        between = c.get("timestep_spacing", "linspace") == "linspace" and not reference
-        return spaced(c, schedule, end, reference, whole=True, between=between, **chosen)
+        chosen: dict[str, Any] = {
+            "below": least_noisy(c, table),
+            "extra": True,
+            "one_is_least": False,
+        }
+        if c.get("timestep_spacing", "linspace") == "linspace":
+            chosen["crowded"] = "repeat" if reference else "between"
+        return spaced(c, schedule, end, reference, whole=True, **chosen)
     where: Discretization
     if rule is not None:
-        high, low = ends_of_ramp(c, table)
+        high, low = ends_of_ramp(c, reference, table)
+        common["end"] = lower_end(end, schedule, low)
         told = ("rounded" if rounds else "cut") if reference else None
         where = Ramp(**common, rule=rule, high=high, low=low, told=told)
     else:

@@ -95,6 +95,7 @@ class Betas(Schedule):
     @cached_property
     def log_alphas_cumprod(self) -> np.ndarray:
         """Log of the cumulative product of 1 - beta, shape (num_train_timesteps,)."""
+        log_bar: np.ndarray
         if self.single:
             with np.errstate(divide="ignore"):
                 log_bar = np.log(self._rounded[1])

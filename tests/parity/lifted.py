@@ -19,7 +19,7 @@ import diffusers
 import numpy as np
 import torch
 
-from cmsched.schedulers import betas
+from cmsched.schedulers import base, betas
 
 IN_SINGLE = betas.in_single
 
@@ -79,13 +79,14 @@ class Draws:
 
 @contextmanager
 def own_tables(*, lifted: bool) -> Iterator[None]:
-    """Within the context our tables are those of the reference as installed, or lifted too."""
-    before = betas.in_single
+    """Within the context our tables, and draws, are of the reference as installed, or lifted."""
+    before = betas.in_single, base.SINGLE
     try:
         betas.in_single = (lambda c, reference: False) if lifted else IN_SINGLE
+        base.SINGLE = "float64" if lifted else "float32"
         yield
     finally:
-        betas.in_single = before
+        betas.in_single, base.SINGLE = before
 
 
 def module(name: str) -> Any:

@@ -48,7 +48,8 @@ def off_the_list(space: Space, case: Case) -> bool:
 DDIM_STRIDE = differs(
     "end of a DDIM step",
     "the next timestep of the list",
-    "num_train_timesteps // n below the timestep, whatever the next one is",
+    "num_train_timesteps // n below the timestep, whatever the next one is; of an explicit list, "
+    "which the reference does not take, the next timestep",
     right="arXiv:2010.02502, eq. 12: x at tau_(i-1) is made of alpha at tau_(i-1)",
 ).concerns(DDIM, where=off_the_list)
 
