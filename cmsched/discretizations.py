@@ -386,8 +386,8 @@ class FlowSigmas(Discretization):
     """Sigmas of a flow, even and then shifted: shift s / (1 + (shift - 1) s).
 
     arXiv:2403.03206, eq. 23. Explicit sigmas are those before the shift, as pipelines pass them; a
-    list to the end, as `sigmas` is, has the levels themselves. In the reference it does not, and
-    where its end is 0 the network is asked there as well.
+    list to the end, as `sigmas` is, has the levels themselves. In the reference one to 0 does not,
+    and the network is asked there as well.
 
     Args:
         shift: 1 shifts nothing; None where it is dynamic and mu is not known yet.

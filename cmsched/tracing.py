@@ -195,7 +195,6 @@ def trace(
     # evaluations in clean data, where nothing is left to do: no loop has a formula for these
     idle = [] if grid.upward else [p for p in grid.points[:-1] if p.sigma == 0.0]
     walk = GridRun(grid.until(len(grid) - len(idle)) if idle else grid)
-    walk.total += len(idle)
 
     def noise(
         a: Point | None = None,

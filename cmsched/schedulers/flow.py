@@ -18,7 +18,7 @@ from ..predictions import Prediction
 from ..recipe import Recipe
 from ..schedules import Flow, Identity, Point, Schedule
 from ..spacings import SHIFTS
-from .base import TIMES
+from .base import TIMES, like_single
 from .habit import Run, SchedulerMixin
 from .options import in_order
 from .outputs import FlowMatchEulerDiscreteSchedulerOutput, FlowMatchHeunDiscreteSchedulerOutput
@@ -330,6 +330,7 @@ class FlowMatchEulerDiscreteScheduler(SchedulerMixin):
         "return_dict": True,
     }
     timesteps_options: ClassVar = {**TIMES, "sigmas": None, "mu": None, "timesteps": None}
+    single_noise = True
     output_class = FlowMatchEulerDiscreteSchedulerOutput
     meaning = staticmethod(flow_euler)
 
@@ -390,7 +391,8 @@ class FlowMatchEulerDiscreteScheduler(SchedulerMixin):
         if noise is None:
             if generator is None:
                 raise ValueError("stochastic_sampling with per_token_timesteps needs generator=")
-            noise = standard_normal(generator, sample, run.entry + 1)
+            like = like_single(sample) if self.as_reference else sample
+            noise = standard_normal(generator, like, run.entry + 1)
         check_like(backend, sample, "variance_noise", noise)
         x = (1 - then) * (x - now * v) + then * backend.astype(noise, acc)
         return backend.astype(x, sample.dtype)

@@ -77,13 +77,15 @@ class SolverFlow(FlowSigmas):
         if self.unsaid is None or sigmas is None:
             return ()
         levels, twice = self.listed(sigmas)
-        itself = twice or (not self.repeats_end and self.is_whole(levels))
+        itself = twice or self.is_whole(levels)
         text = f"{self.unsaid} has no effect on sigmas that are the levels themselves"
         return (text,) if itself else ()
 
     def is_whole(self, levels: list[float]) -> bool:
-        """Return whether a list goes to the end."""
-        return levels[-1] == 0.0 or math.isclose(levels[-1], self.level(self.end), rel_tol=1e-6)
+        """Return whether a list goes to the end: to 0 it does not in the reference."""
+        if levels[-1] == 0.0:
+            return not self.repeats_end
+        return math.isclose(levels[-1], self.level(self.end), rel_tol=1e-6)
 
     def at_times(self, times: list[float]) -> list[Point]:
         """Raise: the flow places the levels."""
@@ -91,12 +93,11 @@ class SolverFlow(FlowSigmas):
 
     def at_levels(self, levels: list[float], end: Point) -> list[Point]:
         """Return the points at sigmas before the shift, or at the levels of a list to the end."""
-        if self.repeats_end:
-            return self.at_sigmas(self.moved(np.array(levels)))
         if self.is_whole(levels):
             return super().at_levels(levels, end)
         moved = self.moved(np.array(levels)).tolist()
-        moved = moved[:-1] if math.isclose(moved[-1], end.sigma, rel_tol=1e-9) else moved
+        if math.isclose(moved[-1], end.sigma, rel_tol=1e-9) and not self.repeats_end:
+            moved = moved[:-1]
         return self.at_sigmas(np.array(moved))
 
 

@@ -303,7 +303,8 @@ SINGLE = differs(
     "tables and noise of float32",
     "tables are float64, and noise has the sample's dtype",
     "alpha_bar has the reference's float32 values, and what is made of it is float64; the noise of "
-    "DPMSolverMultistep and of ScoreSdeVe's corrector is drawn in float32",
+    "DPMSolverMultistep, of FlowMatchEulerDiscrete and of ScoreSdeVe's corrector is drawn in "
+    "float32",
     right="rounding is not part of any paper",
 ).concerns(
     tuple(name for name, space in SPACES.items() if {"alphas_cumprod", "betas"} & {*space.tables})
