@@ -12,52 +12,32 @@ Each may be followed by functions of the grid: `where.then(Upward())`.
 """
 
 import contextlib
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from . import checks, spacings
+from .changes import Change, Quirk
 from .frozen import FrozenDict
 from .grids import Grid
 from .schedules import Point, Schedule
 from .spacings import SPACINGS
 
 __all__ = [
-    "Change",
     "Discretization",
     "FlowSigmas",
     "Ramp",
     "RampOfSteps",
     "Spaced",
-    "Strided",
     "TrainingSteps",
-    "Upward",
 ]
 
 Array = Any
 MOST = 1_000_000  # steps, of training or of a run
-
-
-class Change(Protocol):
-    """A change of every grid that a discretization makes."""
-
-    def __call__(self, grid: Grid) -> Grid:
-        """Return the grid changed."""
-
-    def listed(self, points: list[Point]) -> list[Point]:
-        """Return the starts of steps and the end as they are then; no grid, for any levels."""
-
-
-class Quirk(Protocol):
-    """What the reference does to the grid of a run, and would not by the paper."""
-
-    def __call__(self, grid: Grid, asked: str) -> Grid:
-        """Return the grid changed; `asked` names what the run was asked by, as in `grid`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +68,14 @@ class Discretization:
     upward: bool = False
     evaluations: int = 1
     reading: Callable[[str, Any], Any] | None = None
-    quirks: tuple["Quirk", ...] = ()
-    changes: tuple["Change", ...] = ()
+    quirks: tuple[Quirk, ...] = ()
+    changes: tuple[Change, ...] = ()
 
-    def then(self, change: "Change") -> "Discretization":
+    def then(self, change: Change) -> "Discretization":
         """Return this discretization with a change of its grids."""
         return replace(self, changes=(*self.changes, change))
 
-    def with_quirk(self, quirk: "Quirk") -> "Discretization":
+    def with_quirk(self, quirk: Quirk) -> "Discretization":
         """Return this discretization with what the reference does to the grid of a run."""
         return replace(self, quirks=(*self.quirks, quirk))
 
@@ -478,46 +458,3 @@ class Spaced(Discretization):
         """Return the points of training steps, even over the schedule's times if it has none."""
         train = getattr(self.schedule, "num_train_timesteps", self.train)
         return spacings.place("linspace", train, self.schedule, train=train)
-
-
-# changes of a grid
-
-
-@dataclass(frozen=True)
-class Strided:
-    """Steps end a fixed stride below their timestep, whatever comes next, as the reference's do.
-
-    Past timestep 0 they end where the sample ends. The first `warm` steps of a run of more are left
-    as they are. The steps of a list, which the reference does not take, go to its next entry.
-    """
-
-    train: int
-    warm: int = 0
-
-    def __call__(self, grid: Grid, asked: str) -> Grid:
-        """Return the grid with the ends of its steps."""
-        if asked != "num_inference_steps":
-            return grid
-        stride, last = self.train // len(grid), grid.points[-1]
-        ends = [p.t - stride for p in grid.points[:-1]]
-        found = tuple(grid.at(t=t) if t >= 0 else last for t in ends)
-        if self.warm and len(grid) > self.warm:
-            found = grid.points[1 : 1 + self.warm] + found[self.warm :]
-        return replace(grid, ends=found)
-
-
-@dataclass(frozen=True)
-class Upward:
-    """The steps of a run taken from data to noise; the network is told where each one goes."""
-
-    def __call__(self, grid: Grid) -> Grid:
-        """Return the grid turned round."""
-        steps = [*grid.steps()][::-1]
-        starts = [replace(low, t=high.t) for high, low in steps]
-        ends = tuple(high for high, _ in steps)
-        return replace(grid, points=(*starts, ends[-1]), ends=ends)
-
-    def listed(self, points: list[Point]) -> list[Point]:
-        """Return the points turned round."""
-        pairs = [*itertools.pairwise(points)][::-1]
-        return [*(replace(low, t=high.t) for high, low in pairs), points[0]]

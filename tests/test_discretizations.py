@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 import cmsched
-from cmsched.discretizations import FlowSigmas, Ramp, Strided, TrainingSteps, Upward
+from cmsched.changes import Strided, Upward
+from cmsched.discretizations import FlowSigmas, Ramp, TrainingSteps
 from cmsched.grids import Grid
 from cmsched.recipe import Fixed, Start
 from cmsched.schedules import VESDE, Betas, Flow

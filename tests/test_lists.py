@@ -117,3 +117,79 @@ def test_the_last_step_of_a_list_is_of_first_order(mode: str) -> None:
     """Of CogVideoX's solver, whose reference asks whether a stride leaves the table."""
     scheduler = made("CogVideoXDPMScheduler", mode, set_alpha_to_one=False)
     assert scheduler.plan(timesteps=[900, 700, 500]).options["euler_at_final"] is True
+
+
+# lists of levels
+
+
+def test_a_list_to_zero_is_shifted_as_in_the_reference_and_asked_there() -> None:
+    """Euler's steps along shifted sigmas, the last one going nowhere; by the paper there is none.
+
+    Shifted: 3 s / (1 + 2 s).
+    """
+    given = [1.0, 0.75, 0.5, 0.25, 0.0]
+    scheduler = cmsched.FlowMatchEulerDiscreteScheduler(shift=3.0, compatibility="diffusers")
+    scheduler.set_timesteps(sigmas=given)
+    moved = [3 * s / (1 + 2 * s) for s in given]
+    np.testing.assert_allclose(scheduler.sigmas, [*moved, 0.0], atol=1e-12)
+    x = y = X
+    for a, b, t in zip(moved, [*moved[1:], 0.0], scheduler.timesteps, strict=True):
+        y = scheduler.step(eps(y, t), t, y).prev_sample
+        x = x + (b - a) * eps(x, 1000 * a)
+        np.testing.assert_allclose(y, x, rtol=1e-9, atol=1e-12)
+    with pytest.warns(UserWarning, match="shift has no effect"):
+        plan = cmsched.FlowMatchEulerDiscreteScheduler(shift=3.0).plan(sigmas=given)
+    assert [p.sigma for p in plan.grid.points] == pytest.approx(given)
+
+
+@pytest.mark.parametrize("corrector", [{}, {"disable_corrector": [0, 1, 2]}])
+def test_an_evaluation_in_clean_data_changes_nothing(corrector: dict[str, Any]) -> None:
+    options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "solver_order": 3}
+    scheduler = cmsched.UniPCMultistepScheduler(**options, **corrector, compatibility="diffusers")
+    longer, shorter = (
+        cmsched.sample(eps, scheduler.plan(sigmas=levels), X)
+        for levels in ([0.9, 0.6, 0.3, 0.0], [0.9, 0.6, 0.3])
+    )
+    assert np.array_equal(longer, shorter)
+
+
+@pytest.mark.parametrize(("mode", "steps"), [("paper", 3), ("diffusers", 4)])
+def test_a_last_level_that_stands_twice_is_the_end(mode: str, steps: int) -> None:
+    """A step from there goes nowhere, and by the paper there is none."""
+    plan = made("EulerDiscreteScheduler", mode).plan(sigmas=[10.0, 4.0, 1.0, 0.2, 0.2])
+    assert len(plan) == steps
+    assert [p.ratio for p in plan.grid.points[:3]] == pytest.approx([10.0, 4.0, 1.0])
+    assert plan.grid.points[-1].ratio == pytest.approx(0.2)
+    x = cmsched.sample(eps, plan, X)
+    whole = made("EulerDiscreteScheduler", mode).plan(sigmas=[10.0, 4.0, 1.0, 0.2])
+    assert not np.allclose(x, cmsched.sample(eps, whole, X))
+    up = made("DPMSolverMultistepInverseScheduler", mode).plan(sigmas=[0.1, 1.0, 10.0, 10.0])
+    assert [p.ratio for p in up.grid.points[:2]] == pytest.approx([0.1, 1.0])
+    assert up.grid.points[-1].ratio == pytest.approx(10.0)
+
+
+def test_noise_of_the_solver_is_drawn_in_float32_as_in_the_reference() -> None:
+    draws = {
+        np.float32: np.random.default_rng(3).standard_normal(X.shape, np.float32),
+        np.float64: np.random.default_rng(3).standard_normal(X.shape),
+    }
+    for mode, dtype in zip(BOTH, (np.float64, np.float32), strict=True):
+        options = {"algorithm_type": "sde-dpmsolver++", "solver_order": 1}
+        cls = cmsched.DPMSolverMultistepScheduler
+        drawn, given = (cls(**options, compatibility=mode) for _ in range(2))
+        for scheduler in (drawn, given):
+            scheduler.set_timesteps(4)
+        t, m = drawn.timesteps[0], eps(X, 0.0)
+        found = drawn.step(m, t, X, generator=np.random.default_rng(3)).prev_sample
+        expected = given.step(m, t, X, variance_noise=draws[dtype].astype(np.float64)).prev_sample
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("mode", BOTH)
+def test_ends_of_a_ramp_come_from_files_of_other_classes(mode: str) -> None:
+    file = {"_class_name": "EulerDiscreteScheduler", "sigma_min": 0.05, "sigma_max": 10.0}
+    for name in ("HeunDiscreteScheduler", "DPMSolverMultistepScheduler", "KDPM2DiscreteScheduler"):
+        cls = getattr(cmsched, name)
+        scheduler = cls.from_config(file, use_karras_sigmas=True, compatibility=mode)
+        points = scheduler.plan(6).grid.points
+        assert (points[0].ratio, points[-2].ratio) == pytest.approx((10.0, 0.05))

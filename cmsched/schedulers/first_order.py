@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from .. import engine
 from ..backends import resolve
+from ..changes import Strided, Upward
 from ..checks import check_choice
-from ..discretizations import Discretization, Strided, Upward
+from ..discretizations import Discretization
 from ..frozen import FrozenDict
 from ..recipe import Recipe
 from ..samplers.first_order import VARIANCES, variance_bounds

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import checks, ramps
-from ..discretizations import Discretization, Strided
+from ..changes import Strided
+from ..discretizations import Discretization
 from ..frozen import FrozenDict
 from ..grids import Grid
 from ..plan import Plan

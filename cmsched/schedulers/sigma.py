@@ -106,6 +106,17 @@ class StopsBefore:
         return replace(grid, points=(*grid.points[:-1], self.end))
 
 
+@dataclass(frozen=True)
+class Spare:
+    """How many levels a run has beside its steps: one where it stops before its end."""
+
+    end: Point
+
+    def __call__(self, grid: Grid) -> float:
+        """Return it."""
+        return float(grid.points[-1] == self.end)
+
+
 def ends_given(
     c: FrozenDict, reference: bool, deaf: Sequence[str]
 ) -> tuple[float | None, float | None]:
@@ -173,6 +184,8 @@ def euler(c: FrozenDict, reference: bool) -> Recipe:
     prediction = said(c)
     sampler, options = churned(reference, prediction.type, prediction.sigma_data)
     recipe = sigma_recipe(c, reference, sampler, options)
+    if (quirks := recipe.discretization.quirks) and isinstance(quirks[-1], StopsBefore):
+        recipe = replace(recipe, options={**options, "spare": Spare(quirks[-1].end)})
     if not tells_log_sigma(c):
         return recipe
     where = replace(recipe.discretization.then(LogSigma()), reading=levels_only)

@@ -172,10 +172,10 @@ class Betas(Schedule):
 
     @cached_property
     def tables(self) -> Mapping[str, np.ndarray]:
-        """Ratios and their logs, finite: an infinite last one is as good as any other number."""
+        """Ratios and their logs, finite: an infinite last one is as good as any larger number."""
         ratios = np.maximum(self.ratios, LEAST)
-        if self._terminal:
-            ratios[-1] = ratios[-2] * math.e
+        if rest := np.count_nonzero(np.isinf(ratios)):
+            ratios[-rest:] = ratios[-rest - 1] * math.e * np.arange(1, rest + 1)
         return {"ratios": ratios, "logs": np.log(ratios), "search": np.log(ratios[:-1])}
 
     @cached_property

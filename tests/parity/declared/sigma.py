@@ -91,8 +91,8 @@ def churn() -> None:
 RAMP_ENDS = differs(
     "ends of a ramp in a file of another class",
     "every ramp goes between sigma_min and sigma_max, the inversion's upward",
-    "so does every ramp that has them in the reference: the Karras ramps of LMS and DPMSolverSDE, "
-    "and Lu's, have the schedule's own ends; the inversion goes upward, and there down",
+    "the same, but for the Karras ramps of LMS and DPMSolverSDE, and Lu's, which have the "
+    "schedule's own ends; the reference's inversion goes down between them",
     right="arXiv:2206.00364, eq. 5: the first level is sigma_max, the last one sigma_min",
 ).concerns((*LMS, *SDE, *DPM, "DPMSolverMultistepInverseScheduler"))
 ENDS = {"_class_name": "EulerDiscreteScheduler", "sigma_min": 0.05, "sigma_max": 10.0}

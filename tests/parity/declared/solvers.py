@@ -106,7 +106,7 @@ MORE_STEPS_THAN_INTEGERS = differs(
     "repeats timesteps, by steps of length zero that change nothing; the reference divides by zero "
     "there, and its inversion leaves repeated ones out",
     right="two equal levels are no step",
-).concerns((*DPM, *INVERSE))
+).concerns((*DPM, *SINGLE, *DEIS, *UNIPC, *INVERSE))
 
 
 @MORE_STEPS_THAN_INTEGERS.proves
