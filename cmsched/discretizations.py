@@ -12,45 +12,32 @@ Each may be followed by functions of the grid: `where.then(Upward())`.
 """
 
 import contextlib
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from . import checks, spacings
+from .changes import Change, Quirk
 from .frozen import FrozenDict
 from .grids import Grid
 from .schedules import Point, Schedule
 from .spacings import SPACINGS
 
 __all__ = [
-    "Change",
     "Discretization",
     "FlowSigmas",
     "Ramp",
     "RampOfSteps",
     "Spaced",
-    "Strided",
     "TrainingSteps",
-    "Upward",
 ]
 
 Array = Any
 MOST = 1_000_000  # steps, of training or of a run
-
-
-class Change(Protocol):
-    """A change of every grid that a discretization makes."""
-
-    def __call__(self, grid: Grid) -> Grid:
-        """Return the grid changed."""
-
-    def listed(self, points: list[Point]) -> list[Point]:
-        """Return the starts of steps and the end as they are then; no grid, for any levels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +68,14 @@ class Discretization:
     upward: bool = False
     evaluations: int = 1
     reading: Callable[[str, Any], Any] | None = None
-    quirks: tuple[Callable[[Grid], Grid], ...] = ()
-    changes: tuple["Change", ...] = ()
+    quirks: tuple[Quirk, ...] = ()
+    changes: tuple[Change, ...] = ()
 
-    def then(self, change: "Change") -> "Discretization":
+    def then(self, change: Change) -> "Discretization":
         """Return this discretization with a change of its grids."""
         return replace(self, changes=(*self.changes, change))
 
-    def with_quirk(self, quirk: Callable[[Grid], Grid]) -> "Discretization":
+    def with_quirk(self, quirk: Quirk) -> "Discretization":
         """Return this discretization with what the reference does to the grid of a run."""
         return replace(self, quirks=(*self.quirks, quirk))
 
@@ -187,7 +174,7 @@ class Discretization:
         if len(have) != 1:
             found = " and ".join(have) or "none"
             raise ValueError(f"pass exactly one of {', '.join(given)}; got {found}")
-        end = self.end
+        (asked,), end = have, self.end
         if num_inference_steps is not None:
             most, why = MOST, ""
             if self.limited:
@@ -198,11 +185,29 @@ class Discretization:
         elif timesteps is not None:
             points = self.at_times(self.entries("timesteps", timesteps))
         else:
-            levels = self.entries("sigmas", sigmas)
-            if levels[-1] == 0.0:  # a list to the end says where that is
-                end = self.schedule.point(0.0, 0.0)
-            points = self.at_levels(levels, end)
-        return self.over((*points, end), quirks=True)
+            points, end = self.listed_levels(sigmas)
+        return self.over((*points, end), asked=asked)
+
+    def listed(self, sigmas: Any) -> tuple[list[float], bool]:
+        """Return the entries of a list of levels, and whether its last one stands there twice."""
+        table = np.asarray(checks.host(sigmas))
+        several = self.evaluations == 1 and table.ndim == 1 and table.size > 2
+        twice = bool(several and table[-1] == table[-2])
+        return self.entries("sigmas", table[:-1] if twice else sigmas), twice
+
+    def listed_levels(self, sigmas: Any) -> tuple[list[Point], Point]:
+        """Return the points at explicit levels and the end: that of the list, if it has one.
+
+        A list ends at 0, or where its last level stands twice, as `sigmas` may in the reference.
+        """
+        levels, twice = self.listed(sigmas)
+        if not twice:
+            end = self.schedule.point(0.0, 0.0) if levels[-1] == 0.0 else self.end
+            return self.at_levels(levels, end), end
+        points = [self.at_level(level) for level in levels]
+        points = points[::-1] if self.upward else points
+        end = replace(points[-1], t=self.end.t)
+        return points if self.repeats_end else points[:-1], end
 
     def training_points(self) -> list[Point]:
         """Return the points of all training steps and the end, in the order of a run."""
@@ -211,12 +216,16 @@ class Discretization:
             points = change.listed(points)
         return points
 
-    def over(self, points: Sequence[Point], *, quirks: bool = False) -> Grid:
-        """Return the grid over the starts of steps and the end, with what changes it."""
+    def over(self, points: Sequence[Point], *, asked: str | None = None) -> Grid:
+        """Return the grid over the starts of steps and the end, with what changes it.
+
+        asked: what a run was asked by; None where it is no run of the user's.
+        """
         integral = self.whole and all(p.t == int(p.t) for p in points[:-1])
         grid = Grid(tuple(points), self.schedule, integral=integral)
-        steps: list[Callable[[Grid], Grid]] = [*(self.quirks if quirks else ()), *self.changes]
-        for change in steps:
+        for quirk in self.quirks if asked else ():
+            grid = quirk(grid, asked or "")
+        for change in self.changes:
             grid = change(grid)
         return grid
 
@@ -254,7 +263,8 @@ class TrainingSteps(Discretization):
         among: spread steps over only so many of the first training steps.
         below: visit only training steps below this one.
         extra: leave out the lowest of n + 1 times, as the multistep family does.
-        between: where whole numbers do not suffice, go between them.
+        crowded: what to do where whole numbers do not suffice: "between" goes between them,
+            "repeat" takes some of them twice, as in the reference, by steps of length zero.
         one_is_least: whether one "linspace" step starts at time 0, as in the reference.
     """
 
@@ -263,7 +273,7 @@ class TrainingSteps(Discretization):
     among: int | None = None
     below: int | None = None
     extra: bool = False
-    between: bool = False
+    crowded: str | None = None
     one_is_least: bool = False
 
     def points(self, n: int) -> list[Point]:
@@ -275,9 +285,10 @@ class TrainingSteps(Discretization):
         try:
             times = spacings.timesteps(self.spacing, n, train, whole=self.whole, **rule)
         except ValueError:
-            if not self.between or n > 10 * train:
+            if self.crowded is None or n > 10 * train:
                 raise
             times = spacings.timesteps(self.spacing, n, train, whole=False, **rule)
+            times = [float(round(t)) for t in times] if self.crowded == "repeat" else times
         return [self.schedule.at(t=t) for t in times]
 
 
@@ -355,7 +366,8 @@ class FlowSigmas(Discretization):
     """Sigmas of a flow, even and then shifted: shift s / (1 + (shift - 1) s).
 
     arXiv:2403.03206, eq. 23. Explicit sigmas are those before the shift, as pipelines pass them; a
-    list to the end, as `sigmas` is, has the levels themselves.
+    list to the end, as `sigmas` is, has the levels themselves. In the reference one to 0 does not,
+    and the network is asked there as well.
 
     Args:
         shift: 1 shifts nothing; None where it is dynamic and mu is not known yet.
@@ -370,6 +382,11 @@ class FlowSigmas(Discretization):
     def even(self, n: int) -> np.ndarray:
         """Return n sigmas before the shift."""
         return np.linspace(1.0, 1.0 / self.train, n)
+
+    @property
+    def unsaid(self) -> str | None:
+        """What shifts, and would be without effect, by its name; None where nothing does."""
+        return "mu" if self.mu is not None else "shift" if self.shift not in (None, 1.0) else None
 
     def points(self, n: int) -> list[Point]:
         """Return the points at n shifted sigmas."""
@@ -441,44 +458,3 @@ class Spaced(Discretization):
         """Return the points of training steps, even over the schedule's times if it has none."""
         train = getattr(self.schedule, "num_train_timesteps", self.train)
         return spacings.place("linspace", train, self.schedule, train=train)
-
-
-# changes of a grid
-
-
-@dataclass(frozen=True)
-class Strided:
-    """Steps end a fixed stride below their timestep, whatever comes next, as the reference's do.
-
-    Past timestep 0 they end where the sample ends. The first `warm` steps of a run of more are left
-    as they are.
-    """
-
-    train: int
-    warm: int = 0
-
-    def __call__(self, grid: Grid) -> Grid:
-        """Return the grid with the ends of its steps."""
-        stride, last = self.train // len(grid), grid.points[-1]
-        ends = [p.t - stride for p in grid.points[:-1]]
-        found = tuple(grid.at(t=t) if t >= 0 else last for t in ends)
-        if self.warm and len(grid) > self.warm:
-            found = grid.points[1 : 1 + self.warm] + found[self.warm :]
-        return grid if found == grid.points[1:] else replace(grid, ends=found)
-
-
-@dataclass(frozen=True)
-class Upward:
-    """The steps of a run taken from data to noise; the network is told where each one goes."""
-
-    def __call__(self, grid: Grid) -> Grid:
-        """Return the grid turned round."""
-        steps = [*grid.steps()][::-1]
-        starts = [replace(low, t=high.t) for high, low in steps]
-        ends = tuple(high for high, _ in steps)
-        return replace(grid, points=(*starts, ends[-1]), ends=ends)
-
-    def listed(self, points: list[Point]) -> list[Point]:
-        """Return the points turned round."""
-        pairs = [*itertools.pairwise(points)][::-1]
-        return [*(replace(low, t=high.t) for high, low in pairs), points[0]]

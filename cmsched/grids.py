@@ -22,8 +22,8 @@ class Grid:
         schedule: makes points between them, `at(t= | sigma= | lam=)`.
         init_scale: the start is init_scale * noise.
         integral: whether the network is conditioned on integers.
-        ends: where each step ends, if that is not the point the next one starts from (the
-            reference's DDIM steps by a fixed stride over timesteps of another one).
+        ends: where each step ends, if a rule of its own says so, and not the point the next one
+            starts from (the reference's DDIM steps by a fixed stride).
         first_step: how many steps of a longer run come before the first point.
     """
 

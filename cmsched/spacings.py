@@ -281,11 +281,12 @@ def place(
         points = [at(schedule, top - (train - 1 - t) * stride) for t in times]
     else:
         native = schedule.frame == "flow" and bool(heeds)
-        first, last = (
-            p.sigma if native else min(p.ratio, HIGHEST)
-            for p in (schedule.at(t=top), schedule.at(t=low))
-        )
-        levels = entry.levels(n, sigma_max or first, sigma_min or last, **options).tolist()
+
+        def own(t: float) -> float:
+            return schedule.at(t=t).sigma if native else min(schedule.ratio_at(t), HIGHEST)
+
+        ends = sigma_max or own(top), sigma_min or own(low)
+        levels = entry.levels(n, *ends, **options).tolist()
         points = [schedule.at(sigma=v) if native else schedule.at(ratio=v) for v in levels]
     if len(points) != n:
         raise ValueError(f"spacing {spacing!r} gave {len(points)} points where {n} were asked for")

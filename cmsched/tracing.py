@@ -192,7 +192,9 @@ def trace(
         TypeError: arithmetic that is not linear, or something yielded that is no request.
     """
     rows = [TracedRow(None)]
-    walk = GridRun(grid)
+    # evaluations in clean data, where nothing is left to do: no loop has a formula for these
+    idle = [] if grid.upward else [p for p in grid.points[:-1] if p.sigma == 0.0]
+    walk = GridRun(grid.until(len(grid) - len(idle)) if idle else grid)
 
     def noise(
         a: Point | None = None,
@@ -217,7 +219,14 @@ def trace(
         except StopIteration as end:
             if len(rows) == 1:
                 raise ValueError(f"sampler {sampler.name!r} never evaluates the network") from None
-            rows[-1].following = _array(sampler, "returned", end.value)
+            left = _array(sampler, "returned", end.value)
+            for i, point in enumerate(idle):
+                rows[-1].following = left
+                if len(rows) - 1 == limit:
+                    break
+                rows.append(TracedRow(point, walk.step + 1 + i))
+                left = Form.leaf("x", len(rows) - 2, 0)
+            rows[-1].following = left
             return Trace(rows)
         except (ValueError, ArithmeticError) as error:
             why = "" if len(str(error)) > 30 else f": {SINGULAR}"  # Python's own are short

@@ -25,6 +25,7 @@ PARTS = [
     "grids",
     "spacings",
     "predictions",
+    "changes",
     "discretizations",
     "samplers",
     "tracing",

@@ -7,14 +7,15 @@ from dataclasses import replace
 import pytest
 
 import cmsched
-from cmsched.discretizations import FlowSigmas, Ramp, Strided, TrainingSteps, Upward
+from cmsched.changes import Strided, Upward
+from cmsched.discretizations import FlowSigmas, Ramp, TrainingSteps
 from cmsched.grids import Grid
 from cmsched.recipe import Fixed, Start
 from cmsched.schedules import VESDE, Betas, Flow
 
 pytestmark = pytest.mark.host
 
-TABLE = Betas()
+COUNT, TABLE = "num_inference_steps", Betas()
 END = TABLE.point(0.0, 0.0)
 
 
@@ -57,14 +58,16 @@ def test_steps_of_a_fixed_stride():
     """From t to t - train // n; below timestep 0 they end where the sample ends."""
     times = (900.0, 700.0, 250.0, 249.0)
     grid = Grid((*(TABLE.at(t=t) for t in times), END), TABLE)
-    ends = [b for _, b in Strided(1000)(grid).steps()]
+    ends = [b for _, b in Strided(1000)(grid, COUNT).steps()]
     assert ends == [*(TABLE.at(t=t - 250) for t in times[:3]), END]
     assert ends[2] == TABLE.at(t=0.0) != END
     for warm, kept in ((2, 2), (3, 3), (4, 0), (9, 0)):
-        found = [b for _, b in Strided(1000, warm=warm)(grid).steps()]
+        found = [b for _, b in Strided(1000, warm=warm)(grid, COUNT).steps()]
         assert found == [*grid.points[1 : 1 + kept], *ends[kept:]]
     even = Grid((*(TABLE.at(t=t) for t in (750.0, 500.0, 250.0)), TABLE.at(t=0.0)), TABLE)
-    assert Strided(750)(even) is even
+    assert Strided(750)(even, COUNT).ends == even.points[1:]
+    for asked in ("timesteps", "sigmas"):
+        assert Strided(1000)(grid, asked) is grid
 
 
 def test_upward_is_the_same_steps_turned_round():

@@ -146,6 +146,7 @@ def test_what_has_no_effect_says_so():
     for scheduler, options in (
         (Euler(), {"num_inference_steps": 3, "mu": 1.0}),
         (Euler(use_dynamic_shifting=True), {"sigmas": [1.0, 0.5, 0.0], "mu": 1.0}),
+        (Euler(shift=3.0), {"sigmas": [1.0, 0.5, 0.0]}),
         (Euler(use_dynamic_shifting=True), {"timesteps": [900, 500], "mu": 1.0}),
         (Euler(invert_sigmas=True), {"sigmas": [1.0, 0.5], "timesteps": [900, 500]}),
     ):
@@ -154,6 +155,7 @@ def test_what_has_no_effect_says_so():
         scheduler.plan(**options)  # once
 
 
+@pytest.mark.filterwarnings("ignore:.*shift has no effect")
 def test_lists_that_count_upward():
     scheduler = Euler(invert_sigmas=True, shift=3.0)
     scheduler.set_timesteps(4)

@@ -59,6 +59,47 @@ def formula(name, i, count, start, end):
     return min(1 - bar((i + 1) / count) / bar(i / count), 0.999)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, (0.9998999834060669, 0.9877102971076965, 0.002175288274884224, 4.035830352222547e-05)),
+        (
+            {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+            (0.9991499781608582, 0.971798837184906, 0.044954925775527954, 0.00466009508818388),
+        ),
+        (
+            {"beta_schedule": "squaredcos_cap_v2"},
+            (0.9999586939811707, 0.9964657425880432, 0.11499975621700287, 2.4287349909002387e-09),
+        ),
+    ],
+    ids=["linear", "scaled_linear", "squaredcos_cap_v2"],
+)
+def test_tables_of_float32(options, expected):
+    """alpha_bar as diffusers 0.42.1 prints it, of float32 betas and of products rounded one by one.
+
+    Levels are of float64 from there on.
+    """
+    single = Betas(**options, single=True)
+    assert single.alphas_cumprod[[0, 30, 777, 999]].tolist() == list(expected)
+    assert single.at(t=777.0).alpha ** 2 == pytest.approx(expected[2], rel=1e-14)
+    exact = Betas(**options).alphas_cumprod
+    np.testing.assert_allclose(single.alphas_cumprod, exact, rtol=1e-4)
+    assert not np.array_equal(single.alphas_cumprod, exact)
+
+
+def test_tables_of_float32_that_reach_the_ends():
+    """Where nothing is left of alpha_bar, or of 1 - alpha_bar, levels are finite or say so."""
+    steep = Betas(beta_end=0.3, single=True)
+    assert steep.alphas_cumprod[-1] == 0.0
+    assert steep.at(t=999.0).alpha == 0.0
+    assert np.all(np.isfinite([v for table in steep.tables.values() for v in table]))
+    flat = Betas(trained_betas=(1e-9, 0.1, 0.5), num_train_timesteps=3, single=True)
+    assert flat.at(t=0.0).sigma == 0.0
+    assert flat.at(ratio=0.4).t == pytest.approx(1.12, abs=0.01)
+    for schedule in (steep, Betas(beta_end=0.3, single=True, rescale_betas_zero_snr=True)):
+        assert np.all(np.isfinite(schedule.betas))
+
+
 @pytest.mark.parametrize("count", [2, 50, 1000])
 @pytest.mark.parametrize("name", BETA_SCHEDULES)
 def test_betas(name, count):

@@ -400,6 +400,9 @@ def test_ends_of_ramps():
         given_one = place("exponential", 5, schedule, sigma_max=80.0)
         assert given_one[0].ratio == pytest.approx(80.0)
     assert place("ipndm", 4, Betas())[0].alpha == 0.0
+    for top, first in (({}, HIGHEST), ({"sigma_max": 500.0}, 500.0)):  # infinite in this frame
+        points = place("exponential", 5, Cosine(frame="ve"), sigma_min=0.3, **top)
+        assert (points[0].sigma, points[-1].sigma) == pytest.approx((first, 0.3))
 
 
 @pytest.mark.parametrize(

@@ -155,9 +155,14 @@ def euler_late_churn(
     s_noise=1.0,
     prediction_type="epsilon",
     sigma_data=0.5,
+    spare=0.0,
 ):
-    """Euler whose noise is added after the network saw the sample: its output is of less noise."""
+    """Euler whose noise is added after the network saw the sample: its output is of less noise.
+
+    spare: how many levels the reference counts as steps, which it does not take.
+    """
     says = Prediction(prediction_type, sigma_data=sigma_data)
+    s_churn *= grid.total / (grid.total + spare)
     for a, b in grid.steps():
         x, x0 = yield x, a
         eps = (x - a.alpha * x0) / a.sigma

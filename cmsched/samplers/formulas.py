@@ -175,12 +175,16 @@ def eps_step(
 
 
 def history(count: int, nodes: Nodes) -> Nodes:
-    """Return the newest nodes, at most count, without older ones at an infinite or equal level."""
+    """Return the newest nodes, at most count, up to one at an infinite level or the one before's.
+
+    What is older than a step of length zero is left out with it: it would have to be kept longer.
+    """
     kept = nodes[:1]
-    for level, value in nodes[1:]:
-        if math.isfinite(level) and level != kept[-1][0]:
-            kept.append((level, value))
-    return kept[:count]
+    for level, value in nodes[1:count]:
+        if not math.isfinite(level) or level == kept[-1][0]:
+            break
+        kept.append((level, value))
+    return kept
 
 
 def steps_and_orders(

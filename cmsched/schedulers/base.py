@@ -24,12 +24,13 @@ from .config import ConfigMixin
 from .options import RULES, check_kind, check_step_option
 from .timeline import Timeline, times_beside, tolerance
 
-__all__ = ["TIMES", "UNSET", "PlanMixin", "by_name", "mix", "signed"]
+__all__ = ["TIMES", "UNSET", "PlanMixin", "by_name", "like_single", "mix", "signed"]
 
 Array = Any
 UNSET = inspect.Parameter.empty
 # the last recipe of a scheduler and what it was made of, beside it: asking changes no scheduler
 RECIPES: WeakKeyDictionary[Any, tuple[Any, Recipe]] = WeakKeyDictionary()
+SINGLE = "float32"  # what the reference draws some noise in, whatever the sample is of
 TIMES: Mapping[str, Any] = {"num_inference_steps": None, "device": None}  # of `set_timesteps`
 
 
@@ -68,6 +69,12 @@ def run_options(meaning: Callable[..., Recipe]) -> tuple[str, ...]:
     """Return the keywords that a recipe takes of a run, beside the configuration."""
     parameters = inspect.signature(meaning).parameters.values()
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def like_single(like: Array) -> Array:
+    """Return an array in float32, what noise that is drawn in float32 is like."""
+    backend = resolve(like)
+    return backend.astype(like, backend.dtype(SINGLE))
 
 
 class PlanMixin(ConfigMixin):

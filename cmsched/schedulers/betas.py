@@ -26,6 +26,7 @@ BETA_CHOICES: Mapping[str, Any] = {
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
     "prediction_type": ("epsilon", "sample", "v_prediction"),
 }
+Table = Callable[[FrozenDict, bool], Betas]  # of the options, and whether as the reference
 FINITE = 2.0**-24  # alpha_bar of the last step where sigma / alpha may not be infinite
 
 
@@ -58,11 +59,26 @@ def betas_schedule(**fields: Any) -> Betas:
     return Betas(**fields)
 
 
+def in_single(c: FrozenDict, reference: bool) -> bool:
+    """Return whether alpha_bar has float32's values, as in the reference.
+
+    CogVideoX's scaled_linear betas are of float64 there.
+    """
+    cogvideox = "snr_shift_scale" in c and c.trained_betas is None
+    return reference and not (cogvideox and c.beta_schedule == "scaled_linear")
+
+
 def vp_betas(
-    c: FrozenDict, *, terminal: float = 0.0, frame: str = "vp", sigma_data: float = 0.0
+    c: FrozenDict,
+    reference: bool,
+    *,
+    terminal: float = 0.0,
+    frame: str = "vp",
+    sigma_data: float = 0.0,
 ) -> Betas:
     """Return the schedule of the betas that options describe, alpha^2 + sigma^2 = 1.
 
+    reference: whether alpha_bar has the reference's values, of float32.
     terminal: alpha_bar of the last step under rescale_betas_zero_snr.
     """
     rescale = bool(c.get("rescale_betas_zero_snr"))
@@ -78,17 +94,18 @@ def vp_betas(
         rescale_betas_zero_snr=rescale,
         terminal=terminal if rescale else 0.0,
         snr_shift_scale=float(c.get("snr_shift_scale", 1.0)),
+        single=in_single(c, reference),
     )
 
 
-def vp_betas_finite(c: FrozenDict) -> Betas:
+def vp_betas_finite(c: FrozenDict, reference: bool) -> Betas:
     """Return the same for solvers that need a finite log-SNR everywhere."""
-    return vp_betas(c, terminal=FINITE)
+    return vp_betas(c, reference, terminal=FINITE)
 
 
-def ve_betas(c: FrozenDict) -> Betas:
+def ve_betas(c: FrozenDict, reference: bool) -> Betas:
     """Return the same levels for samples x0 + sigma eps and networks that see them scaled."""
-    return vp_betas(c, terminal=FINITE, frame="ve", sigma_data=1.0)
+    return vp_betas(c, reference, terminal=FINITE, frame="ve", sigma_data=1.0)
 
 
 def said(c: FrozenDict, **fields: Any) -> Prediction:
@@ -131,23 +148,25 @@ def spaced(
     )
 
 
-def tables_of(table: Callable[[FrozenDict], Betas]) -> tuple[property, property, property]:
+def table_of(scheduler: Any, table: Table) -> Betas:
+    """Return the schedule of a scheduler's options."""
+    return table(scheduler.filled_config, scheduler.as_reference)
+
+
+def tables_of(table: Table) -> tuple[property, property, property]:
     """Return the attributes alphas_cumprod, alphas and betas of a class with this schedule."""
 
     def alphas_cumprod(self: Any) -> Any:
         """Cumulative product of 1 - beta, shape (num_train_timesteps,)."""
-        return self.show(table(self.filled_config).alphas_cumprod)
+        return self.show(table_of(self, table).alphas_cumprod)
 
     def alphas(self: Any) -> Any:
         """1 - beta of the training steps, after rescaling."""
-        bar = table(self.filled_config).alphas_cumprod.copy()
-        if self.filled_config.get("rescale_betas_zero_snr"):
-            bar[-1] = 0.0  # even where sigmas need an alpha
-        return self.show(bar / np.concatenate([[1.0], bar[:-1]]))
+        return self.show(1.0 - table_of(self, table).betas)
 
     def betas(self: Any) -> Any:
         """Betas of the training steps, after rescaling."""
-        return 1.0 - alphas(self)
+        return self.show(table_of(self, table).betas)
 
     return property(alphas_cumprod), property(alphas), property(betas)
 

@@ -54,13 +54,16 @@ def cogvideox_ddim(c: FrozenDict, reference: bool) -> Recipe:
 
 @dataclass(frozen=True)
 class LeavesTable:
-    """Whether the last step of a run leaves the table, where the reference's is of first order."""
+    """Whether the last step of a run leaves the table, where the reference's is of first order.
+
+    That of a list always does.
+    """
 
     train: int
 
     def __call__(self, grid: Grid) -> bool:
         """Return it."""
-        return grid.points[-2].t < self.train // len(grid)
+        return grid.ends is None or grid.points[-2].t < self.train // len(grid)
 
 
 def cogvideox_dpm(c: FrozenDict, reference: bool) -> Recipe:

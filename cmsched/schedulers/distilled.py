@@ -20,9 +20,9 @@ from .base import TIMES
 from .betas import (
     BETA_CHOICES,
     BETA_OPTIONS,
-    betas_schedule,
     previous_timestep,
     said,
+    table_of,
     tables_of,
     vp_betas,
 )
@@ -202,7 +202,7 @@ def picked(
 ) -> Discretization:
     """Return where the steps of LCM and TCD lie."""
     return Picked(
-        schedule=vp_betas(c),
+        schedule=vp_betas(c, reference),
         end=end,
         train=c.num_train_timesteps,
         whole=True,
@@ -225,7 +225,7 @@ def lcm(
     original_inference_steps: in place of the configured number.
     strength: pick among the last part of the distillation's timesteps only.
     """
-    end = vp_betas(c).point(0.0, 0.0)
+    end = vp_betas(c, reference).point(0.0, 0.0)
     where = picked(c, reference, end, original_inference_steps, strength)
     return Recipe("lcm", where, said(c, timestep_scaling=float(c.timestep_scaling)))
 
@@ -243,7 +243,7 @@ def tcd(
     """
     if original_inference_steps is not None and reference:
         original_inference_steps = c.num_train_timesteps
-    end = vp_betas(c).at(t=0.0)
+    end = vp_betas(c, reference).at(t=0.0)
     where = picked(c, reference, end, original_inference_steps, strength)
     return Recipe("tcd", where, said(c))
 
@@ -289,9 +289,8 @@ class DistilledScheduler(SchedulerMixin):
     @property
     def final_alpha_cumprod(self) -> Array:
         """alpha_bar after timestep 0, which no step of these classes goes to."""
-        config = self.filled_config
-        bar = vp_betas(config).alphas_cumprod
-        return self.show(np.array(1.0 if config.set_alpha_to_one else bar[0]))
+        bar = table_of(self, vp_betas).alphas_cumprod
+        return self.show(np.array(1.0 if self.filled_config.set_alpha_to_one else bar[0]))
 
 
 class LCMScheduler(DistilledScheduler):
@@ -368,11 +367,8 @@ class DecoderTimes(Discretization):
 
 def decoder(c: FrozenDict, reference: bool) -> Recipe:
     """Return what the options of the consistency decoder mean."""
-    schedule = betas_schedule(
-        num_train_timesteps=c.num_train_timesteps,
-        beta_schedule="squaredcos_cap_v2",
-        sigma_data=float(c.sigma_data),
-    )
+    cosine = FrozenDict({**BETA_OPTIONS, **c, "beta_schedule": "squaredcos_cap_v2"})
+    schedule = vp_betas(cosine, reference, sigma_data=float(c.sigma_data))
     where = DecoderTimes(
         schedule=schedule,
         end=schedule.point(0.0, 0.0),

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from .. import engine
 from ..backends import resolve
+from ..changes import Strided, Upward
 from ..checks import check_choice
-from ..discretizations import Discretization, Strided, Upward
+from ..discretizations import Discretization
 from ..frozen import FrozenDict
 from ..recipe import Recipe
 from ..samplers.first_order import VARIANCES, variance_bounds
@@ -50,7 +51,7 @@ Array = Any
 
 def ddim(c: FrozenDict, reference: bool) -> Recipe:
     """Return what the options of DDIM mean."""
-    table = vp_betas(c)
+    table = vp_betas(c, reference)
     where: Discretization = spaced(
         c, table, data_end(c, table), reference, whole=True, limited=True
     )
@@ -68,7 +69,7 @@ def ddim_inverse(c: FrozenDict, reference: bool) -> Recipe:
 
 def ddpm(c: FrozenDict, reference: bool) -> Recipe:
     """Return what the options of DDPM mean."""
-    table = vp_betas(c)
+    table = vp_betas(c, reference)
     where = spaced(c, table, table.point(0.0, 0.0), reference, whole=True, limited=True)
     options = {"variance": c.variance_type, "draw_last": reference}
     return Recipe("ddpm", where, said(c), options)

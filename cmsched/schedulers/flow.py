@@ -18,7 +18,7 @@ from ..predictions import Prediction
 from ..recipe import Recipe
 from ..schedules import Flow, Identity, Point, Schedule
 from ..spacings import SHIFTS
-from .base import TIMES
+from .base import TIMES, like_single
 from .habit import Run, SchedulerMixin
 from .options import in_order
 from .outputs import FlowMatchEulerDiscreteSchedulerOutput, FlowMatchHeunDiscreteSchedulerOutput
@@ -85,10 +85,10 @@ class FlowMatch(FlowSigmas):
 
     def at_levels(self, levels: list[float], end: Point) -> list[Point]:
         """Return the points at sigmas before the shift, or at the levels of a list to 0."""
-        if levels[-1] > 0.0:
-            return self.at_sigmas(self.moved(np.array(levels)))
-        if levels[-1] < 0.0 or len(levels) == 1:
+        if levels[-1] < 0.0 or levels == [0.0]:
             raise ValueError(f"sigmas must end above 0, where the sample ends; got {levels}")
+        if levels[-1] > 0.0 or self.repeats_end:
+            return self.at_sigmas(self.moved(np.array(levels)))
         return self.at_sigmas(np.array(levels[:-1]))
 
     def at_times(self, times: list[float]) -> list[Point]:
@@ -109,8 +109,10 @@ class FlowMatch(FlowSigmas):
     def ignored(self, timesteps: Any = None, sigmas: Any = None) -> tuple[str, ...]:
         """Return what has no effect on the grid of these lists, one sentence each."""
         said = []
-        if self.mu is not None and sigmas is not None and self.entries("sigmas", sigmas)[-1] == 0.0:
-            said.append("mu has no effect on sigmas that end at 0, which are the levels themselves")
+        shifts = sigmas is not None and self.unsaid is not None and not self.repeats_end
+        if shifts and self.listed(sigmas)[0][-1] == 0.0:
+            text = "has no effect on sigmas that end at 0, which are the levels themselves"
+            said.append(f"{self.unsaid} {text}")
         times = timesteps is not None and sigmas is None
         if self.mu is not None and times and not self.shifts_times:
             said.append("mu has no effect on explicit timesteps; pass sigmas")
@@ -153,7 +155,8 @@ class FlowMatch(FlowSigmas):
         if len(given) + (num_inference_steps is not None) < 2:
             return super().grid(num_inference_steps, **lists)
         entries = {name: self.entries(name, values) for name, values in given.items()}
-        sizes = {name: len(values) - (values[-1] == 0.0) for name, values in entries.items()}
+        past = not self.repeats_end  # a list to 0 has one more than there are steps
+        sizes = {k: len(values) - (past and values[-1] == 0.0) for k, values in entries.items()}
         if num_inference_steps is not None:
             sizes = {"num_inference_steps": num_inference_steps, **sizes}
         if len({*sizes.values()}) > 1:
@@ -327,6 +330,7 @@ class FlowMatchEulerDiscreteScheduler(SchedulerMixin):
         "return_dict": True,
     }
     timesteps_options: ClassVar = {**TIMES, "sigmas": None, "mu": None, "timesteps": None}
+    single_noise = True
     output_class = FlowMatchEulerDiscreteSchedulerOutput
     meaning = staticmethod(flow_euler)
 
@@ -387,7 +391,8 @@ class FlowMatchEulerDiscreteScheduler(SchedulerMixin):
         if noise is None:
             if generator is None:
                 raise ValueError("stochastic_sampling with per_token_timesteps needs generator=")
-            noise = standard_normal(generator, sample, run.entry + 1)
+            like = like_single(sample) if self.as_reference else sample
+            noise = standard_normal(generator, like, run.entry + 1)
         check_like(backend, sample, "variance_noise", noise)
         x = (1 - then) * (x - now * v) + then * backend.astype(noise, acc)
         return backend.astype(x, sample.dtype)

@@ -11,7 +11,7 @@ from ..backends import resolve
 from ..checks import nearest
 from ..engine.checks import check_like
 from ..plan import Plan, make_plan
-from .base import PlanMixin, by_name, signed
+from .base import PlanMixin, by_name, like_single, signed
 from .options import check_kind, check_step_option
 from .outputs import OriginalSampleOutput, SchedulerOutput
 from .timeline import ON_HOST, Timeline, one_time, tolerance
@@ -39,10 +39,12 @@ class SchedulerMixin(PlanMixin):
 
     Class attributes of a scheduler, beside those of `PlanMixin`:
         step_options: what `step` takes after the sample, in the reference's order.
+        single_noise: whether the reference draws noise in float32, whatever the sample is of.
         output_class: what `step` returns.
     """
 
     step_options: ClassVar[Mapping[str, Any]] = {"generator": None, "return_dict": True}
+    single_noise: ClassVar[bool] = False
     output_class: ClassVar[type[SchedulerOutput]] = OriginalSampleOutput
 
     run: Run | None = None  # where the loop stands
@@ -240,6 +242,10 @@ class SchedulerMixin(PlanMixin):
             noise = (backend.zeros_like(sample) if noise is None else noise,) * len(layout.draws)
 
         state = engine.State(sample, memory, index)
+        if generator is not None and self.single_noise and self.as_reference:
+            single = engine.State(like_single(sample), memory, index)
+            noise = engine.draw(plan, single, generator)
+            noise, generator = tuple(backend.astype(z, sample.dtype) for z in noise or ()), None
         after = engine.step(plan, state, model_output, rng=generator, noise=noise)
         if unused:
             self.say_once("variance_noise has no effect: this configuration draws no noise")

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import checks, ramps
-from ..discretizations import Discretization, Strided
+from ..changes import Strided
+from ..discretizations import Discretization
 from ..frozen import FrozenDict
 from ..grids import Grid
 from ..plan import Plan
@@ -51,13 +52,16 @@ class WarmUp:
 
 @dataclass(frozen=True)
 class HalfStride:
-    """Half the reference's stride of a run: where the middle of its Runge-Kutta steps lies."""
+    """Half the reference's stride of a run: where the middle of its Runge-Kutta steps lies.
+
+    The steps of a list have none, and their middle in the middle.
+    """
 
     train: int
 
-    def __call__(self, grid: Grid) -> int:
+    def __call__(self, grid: Grid) -> int | None:
         """Return it, in training steps."""
-        return self.train // len(grid) // 2
+        return None if grid.ends is None else self.train // len(grid) // 2
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,10 @@ class OnSeveralSteps:
 def pndm(c: FrozenDict, reference: bool) -> Recipe:
     """Return what the options of PNDM mean.
 
-    In the reference a step ends a fixed stride below its timestep, but for the Runge-Kutta steps.
+    In the reference a step of a number of steps ends a fixed stride below its timestep, but for the
+    Runge-Kutta steps; those of a list go to its next entry.
     """
-    table, plms = vp_betas(c), bool(c.skip_prk_steps)
+    table, plms = vp_betas(c, reference), bool(c.skip_prk_steps)
     where: Discretization = spaced(
         c, table, data_end(c, table), reference, whole=True, limited=True, reading=WarmUp(plms)
     )
@@ -213,7 +218,7 @@ class SquaredSines(Discretization):
 class NoSignal:
     """A first step without signal goes to x0 = 0, as in the reference; its eps is remembered."""
 
-    def __call__(self, grid: Grid) -> Grid:
+    def __call__(self, grid: Grid, asked: str) -> Grid:
         """Return the grid with that step."""
         first, then, *rest = grid.points
         if first.alpha > 0 or not rest:

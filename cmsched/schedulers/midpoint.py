@@ -23,6 +23,7 @@ from .outputs import (
     KDPM2DiscreteSchedulerOutput,
 )
 from .sigma import (
+    RAMP_ENDS,
     RAMP_OPTIONS,
     SigmaScheduler,
     one_ramp,
@@ -81,10 +82,11 @@ def two_stage(
     middle: Middle,
     num_train_timesteps: int | None,
     told: str | None = None,
+    deaf: tuple[str, ...] = (),
 ) -> Recipe:
     """Return the recipe of a sampler whose second evaluation lies between the ends of a step."""
     among = some_of(c, num_train_timesteps)
-    recipe = sigma_recipe(c, reference, sampler, among=among, evaluations=2)
+    recipe = sigma_recipe(c, reference, sampler, among=among, evaluations=2, deaf=deaf)
     where: Discretization = recipe.discretization
     where = replace(where, reading=Starts(where.schedule, middle))
     if isinstance(where, RampOfSteps) and where.rule == "karras" and reference:
@@ -106,7 +108,7 @@ def kdpm2_ancestral(
 
 def dpmpp_sde(c: FrozenDict, reference: bool, *, num_train_timesteps: int | None = None) -> Recipe:
     """Return what the options of DPM-Solver++ SDE mean; see `heun`."""
-    return two_stage(c, reference, "dpmpp_sde", half_way, num_train_timesteps)
+    return two_stage(c, reference, "dpmpp_sde", half_way, num_train_timesteps, deaf=("karras",))
 
 
 KDPM2_OPTIONS = {
@@ -131,6 +133,7 @@ class KDPM2DiscreteScheduler(SigmaScheduler):
     """
 
     options: ClassVar = KDPM2_OPTIONS
+    hidden_options: ClassVar = RAMP_ENDS
     step_options: ClassVar = {"return_dict": True}
     timesteps_options: ClassVar = TIMESTEPS_OPTIONS
     order = 2
@@ -148,6 +151,7 @@ class KDPM2AncestralDiscreteScheduler(SigmaScheduler):
     """
 
     options: ClassVar = KDPM2_OPTIONS
+    hidden_options: ClassVar = RAMP_ENDS
     step_options: ClassVar = {"generator": None, "return_dict": True}
     timesteps_options: ClassVar = TIMESTEPS_OPTIONS
     order = 2
@@ -196,6 +200,7 @@ class DPMSolverSDEScheduler(SigmaScheduler):
         "timestep_spacing": "linspace",
         "steps_offset": 0,
     }
+    hidden_options: ClassVar = RAMP_ENDS
     relations = (one_ramp, has_paths)
     step_options: ClassVar = {"return_dict": True, "s_noise": 1.0}
     timesteps_options: ClassVar = TIMESTEPS_OPTIONS

@@ -1,5 +1,6 @@
 """Multistep solvers: DPM-Solver and DPM-Solver++, also upward in noise, and DEIS."""
 
+import itertools
 import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -12,8 +13,9 @@ from ..samplers.formulas import SOLVER_TYPES
 from ..schedules import Point
 from . import solvers
 from .base import TIMES
-from .betas import said, tables_of, vp_betas, vp_betas_finite
+from .betas import said, table_of, tables_of, vp_betas, vp_betas_finite
 from .sigma import (
+    RAMP_ENDS,
     RAMP_OPTIONS,
     chosen_ramp,
     use_beta_sigmas,
@@ -61,7 +63,7 @@ def dpm_sampler(c: FrozenDict, reference: bool) -> tuple[str, dict[str, Any]]:
 def dpm_multistep(c: FrozenDict, reference: bool, *, mu: float | None = None) -> Recipe:
     """Return what the options of multistep DPM-Solver mean; mu is a flow's dynamic shift."""
     rounds = chosen_ramp(c) in ("karras", "lu") and c.beta_schedule != "squaredcos_cap_v2"
-    where = solvers.steps(c, reference, vp_betas_finite(c), mu, rounds=rounds)
+    where = solvers.steps(c, reference, vp_betas_finite(c, reference), mu, rounds=rounds)
     sampler, options = dpm_sampler(c, reference)
     return Recipe(sampler, where, said(c), options, idle=solvers.idle_options(c, mu))
 
@@ -69,7 +71,7 @@ def dpm_multistep(c: FrozenDict, reference: bool, *, mu: float | None = None) ->
 def deis(c: FrozenDict, reference: bool, *, mu: float | None = None) -> Recipe:
     """Return what the options of DEIS mean; mu is a flow's dynamic shift."""
     rounds = chosen_ramp(c) == "karras" and not c.use_flow_sigmas
-    where = solvers.steps(c, reference, vp_betas(c), mu, rounds=rounds, doubles=True)
+    where = solvers.steps(c, reference, vp_betas(c, reference), mu, rounds=rounds, doubles=True)
     options = {"solver_order": c.solver_order, "ramp_down": short_runs(c)}
     return Recipe("deis", where, said(c), options, idle=solvers.idle_options(c, mu))
 
@@ -93,7 +95,9 @@ class UpwardFrom(Discretization):
             return self.down.points(max(n, 2))[::-1][:n]
         if self.down.spacing == "trailing":
             return self.down.points(n)[::-1]
-        return self.down.points(n + 1)[:0:-1]  # the noisiest is where the last step ends
+        points = self.down.points(n + 1)[::-1]
+        once = [a for a, b in itertools.pairwise(points) if a.t != b.t]
+        return once or points[:-1]  # the noisiest is where the last step ends
 
     def training(self) -> list[Point]:
         """Return the points of all training steps, increasing."""
@@ -117,14 +121,14 @@ class UpwardFrom(Discretization):
 
 def dpm_inverse(c: FrozenDict, reference: bool) -> Recipe:
     """Return what the options of the inversion mean."""
-    table = vp_betas(c)
+    table = vp_betas(c, reference)
     down = solvers.steps(c, reference, table, rounds=chosen_ramp(c) == "karras", doubles=True)
     schedule = down.schedule
     if isinstance(down, TrainingSteps):
         down = replace(down, extra=False)
         end = schedule.at(t=float(solvers.noisiest(c, table)))
     elif isinstance(down, Ramp):
-        end = schedule.at(ratio=solvers.ends_of_ramp(c, table)[0])
+        end = schedule.at(ratio=solvers.ends_of_ramp(c, reference, table)[0])
     else:
         assert isinstance(down, solvers.SolverFlow)
         end = schedule.at(sigma=down.moved(down.even(1))[0])
@@ -188,12 +192,13 @@ class DPMSolverMultistepScheduler(SolverScheduler):
         "rescale_betas_zero_snr": False,
         **solvers.SHIFT_OPTIONS,
     }
-    hidden_options: ClassVar = {"third_order": "published"}
+    hidden_options: ClassVar = {"third_order": "published", **RAMP_ENDS}
     choices: ClassVar = DPM_CHOICES
     aliases: ClassVar = solvers.FOREIGN
     relations = (*solvers.RELATIONS, has_formula)
     step_options: ClassVar = {"generator": None, "variance_noise": None, "return_dict": True}
     timesteps_options: ClassVar = {**TIMES, "mu": None, "timesteps": None}
+    single_noise = True
     meaning = staticmethod(dpm_multistep)
 
     alphas_cumprod, alphas, betas = tables_of(vp_betas_finite)
@@ -234,7 +239,7 @@ class DPMSolverMultistepInverseScheduler(SolverScheduler):
         "variance_type": None,
         **solvers.SPACING_OPTIONS,
     }
-    hidden_options: ClassVar = {"third_order": "published"}
+    hidden_options: ClassVar = {"third_order": "published", **RAMP_ENDS}
     choices: ClassVar = DPM_CHOICES
     aliases: ClassVar = solvers.FOREIGN
     relations = (*solvers.RELATIONS, has_formula, deterministic)
@@ -258,8 +263,7 @@ class DPMSolverMultistepInverseScheduler(SolverScheduler):
     @property
     def noisiest_timestep(self) -> int:
         """The training step where a run ends that no ramp or flow places."""
-        config = self.filled_config
-        return solvers.noisiest(config, vp_betas(config))
+        return solvers.noisiest(self.filled_config, table_of(self, vp_betas))
 
 
 DPMSolverMultistepInverse = DPMSolverMultistepInverseScheduler  # its former name
@@ -280,6 +284,7 @@ class DEISMultistepScheduler(SolverScheduler):
         **solvers.SPACING_OPTIONS,
         **solvers.SHIFT_OPTIONS,
     }
+    hidden_options: ClassVar = RAMP_ENDS
     choices: ClassVar = {
         **solvers.CHOICES,
         "solver_order": ORDERS,

@@ -15,6 +15,7 @@ from ..grids import Grid
 from ..plan import Plan, make_plan
 from ..recipe import Recipe
 from ..samplers.formulas import forward_kernel
+from ..schedules import Betas
 from .base import UNSET
 from .betas import BETA_CHOICES, BETA_OPTIONS, said, spaced, tables_of, vp_betas
 from .outputs import RePaintSchedulerOutput
@@ -37,9 +38,14 @@ class Late:
         return float(self.train // len(grid) - 1)
 
 
+def repaint_betas(c: FrozenDict, reference: bool) -> Betas:
+    """Return the schedule of the betas; trained ones are of float64 in the reference too."""
+    return vp_betas(c, reference and c.trained_betas is None)
+
+
 def repaint(c: FrozenDict, reference: bool) -> Recipe:
     """Return what the options of RePaint mean."""
-    table = vp_betas(c)
+    table = repaint_betas(c, reference)
     where = spaced(
         c, table, table.point(0.0, 0.0), reference, spacing="leading", whole=True, limited=True
     )
@@ -96,7 +102,7 @@ class RePaintScheduler(PartsMixin):
     }
     meaning = staticmethod(repaint)
 
-    alphas_cumprod, alphas, betas = tables_of(vp_betas)
+    alphas_cumprod, alphas, betas = tables_of(repaint_betas)
 
     def timeline_of(self, plan: Plan) -> Timeline:
         """Return the entries of all steps, down and up."""

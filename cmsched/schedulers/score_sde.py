@@ -19,7 +19,7 @@ from ..predictions import Prediction
 from ..recipe import Recipe
 from ..samplers.formulas import langevin_step
 from ..schedules import VESDE, VPSDE, Point
-from .base import UNSET
+from .base import UNSET, like_single
 from .options import in_order
 from .outputs import SchedulerOutput, SdeVeOutput
 from .parts import PartsMixin, exploded, increasing_levels
@@ -282,7 +282,8 @@ class ScoreSdeVeScheduler(PartsMixin):
         acc = backend.accumulation(sample.dtype)
         over = "sample" if config.per_sample else "batch"
         score = backend.astype(model_output, acc)
-        z = backend.astype(self.normal(sample, generator), acc)
+        like = like_single(sample) if self.as_reference else sample  # its noise is of float32
+        z = backend.astype(self.normal(like, generator), acc)
         size = config.snr * size_of(backend, z, over) / size_of(backend, score, over)
         x = backend.astype(langevin_step(backend.astype(sample, acc), score, z, size), sample.dtype)
         return SchedulerOutput(x) if return_dict else (x,)

@@ -1,7 +1,7 @@
 """Euler, Euler ancestral, Heun, LMS: samples x0 + sigma eps, networks that see them scaled."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from ..grids import Grid
 from ..plan import Plan
 from ..recipe import Recipe, Start
 from ..samplers.formulas import lagrange_integrals
-from ..schedules import Logarithmic, Point
+from ..schedules import Logarithmic, Point, Schedule
 from .base import TIMES
 from .betas import BETA_CHOICES, BETA_OPTIONS, EXCHANGEABLE, said, spaced, tables_of, ve_betas
 from .habit import SchedulerMixin, with_options
@@ -37,6 +37,7 @@ RAMPS_OF: Mapping[str, str] = {
     "use_lu_lambdas": "lu",
 }
 RAMP_OPTIONS: Mapping[str, Any] = dict.fromkeys(list(RAMPS_OF)[:3], False)
+RAMP_ENDS: Mapping[str, Any] = {"sigma_min": None, "sigma_max": None}  # in files of other classes
 CHURN_OPTIONS: Mapping[str, Any] = {
     "s_churn": 0.0,
     "s_tmin": 0.0,
@@ -65,33 +66,104 @@ def without_ramp(c: Mapping[str, Any]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class ToldRamp(Ramp):
-    """A ramp whose network is told explicit timesteps, whatever the levels, as in the reference."""
+    """The reference's log_linear levels: one more than it takes steps, beside times of a spacing.
+
+    Explicit times say how many there are.
+
+    Args:
+        times: the discretization that has these times; None where the network is told the levels,
+            and the reference steps from each of them.
+    """
+
+    times: Discretization | None
+
+    def points(self, n: int) -> list[Point]:
+        """Return the points at the levels, told the times."""
+        levels = super().points(n + 1)
+        return levels if self.times is None else told(levels, self.times.points(n))
 
     def at_times(self, times: list[float]) -> list[Point]:
-        """Return the points at as many levels."""
-        return [replace(p, t=t) for p, t in zip(self.points(len(times)), times, strict=True)]
+        """Return the points at as many levels, told these times."""
+        levels = super().points(len(times) + 1)
+        return [replace(p, t=t) for p, t in zip(levels, times, strict=False)]
+
+
+def told(points: list[Point], others: list[Point]) -> list[Point]:
+    """Return as many points as there are others, at the times of these."""
+    return [replace(p, t=other.t) for p, other in zip(points, others, strict=False)]
+
+
+@dataclass(frozen=True)
+class StopsBefore:
+    """Runs end at the level after their last one in place of their end, as in the reference."""
+
+    end: Point
+
+    def __call__(self, grid: Grid, asked: str) -> Grid:
+        """Return the grid with that end."""
+        if asked == "sigmas":
+            return grid
+        return replace(grid, points=(*grid.points[:-1], self.end))
+
+
+@dataclass(frozen=True)
+class Spare:
+    """How many levels a run has beside its steps: one where it stops before its end."""
+
+    end: Point
+
+    def __call__(self, grid: Grid) -> float:
+        """Return it."""
+        return float(grid.points[-1] == self.end)
+
+
+def ends_given(
+    c: FrozenDict, reference: bool, deaf: Sequence[str]
+) -> tuple[float | None, float | None]:
+    """Return the most and the least level that the options give a ramp, or files of other classes.
+
+    deaf: the ramps whose ends are those of the schedule in the reference.
+    """
+    if reference and chosen_ramp(c) in deaf:
+        return None, None
+    return c.get("sigma_max"), c.get("sigma_min")
+
+
+def lower_end(end: Point, schedule: Schedule, low: float | None) -> Point:
+    """Return where a run ends whose ramp goes down to `low`: nowhere above that."""
+    return end if low is None or low >= end.ratio else schedule.at(ratio=low)
 
 
 def sigma_steps(
-    c: FrozenDict, reference: bool, **fields: Any
+    c: FrozenDict, reference: bool, deaf: Sequence[str] = (), **fields: Any
 ) -> tuple[Discretization, tuple[str, ...]]:
-    """Return where steps over sigmas lie, spaced in time or on a ramp, and what has no effect."""
-    schedule = ve_betas(c)
+    """Return where steps over sigmas lie, spaced in time or on a ramp, and what has no effect.
+
+    deaf: see `ends_given`.
+    """
+    schedule, rule = ve_betas(c, reference), chosen_ramp(c)
+    high, low = ends_given(c, reference, deaf)
     last = c.get("final_sigmas_type") == "sigma_min"
     end = schedule.at(t=0.0) if last else schedule.point(0.0, 0.0)
-    where, rule = spaced(c, schedule, end, reference, **fields), chosen_ramp(c)
+    end = lower_end(end, schedule, low) if rule else end
+    where = spaced(c, schedule, end, reference, **fields)
     of_steps: dict[str, Any] = {name: getattr(where, name) for name in where.__dataclass_fields__}
     if c.get("interpolation_type") == "log_linear":  # between all training steps
-        high, low = schedule.at(t=c.num_train_timesteps - 1).sigma, schedule.at(t=0).sigma
-        idle = without_ramp(c) if rule is None else ()
-        if rule is not None:
-            high, low = c.get("sigma_max") or high, c.get("sigma_min") or low
+        first, lowest = (schedule.at(t=float(t)) for t in (c.num_train_timesteps - 1, 0))
         common = {name: of_steps[name] for name in Ramp.__dataclass_fields__ if name in of_steps}
-        kind = ToldRamp if reference and rule is None else Ramp
-        return kind(**common, rule=rule or "exponential", high=high, low=low), idle
+        if rule is not None:
+            common |= {"high": high or first.ratio, "low": low or lowest.ratio}
+            return Ramp(**common, rule=rule), ()
+        common |= {"rule": "exponential", "high": first.ratio, "low": lowest.ratio}
+        if not reference:
+            return Ramp(**common), without_ramp(c)
+        if tells_log_sigma(c):
+            return ToldRamp(**common, times=None), without_ramp(c)
+        ramp = ToldRamp(**common, times=where).with_quirk(StopsBefore(lowest))
+        return ramp, without_ramp(c)
     if rule is None:
         return where, without_ramp(c)
-    return RampOfSteps(**of_steps, rule=rule, high=c.get("sigma_max"), low=c.get("sigma_min")), ()
+    return RampOfSteps(**of_steps, rule=rule, high=high, low=low), ()
 
 
 def sigma_recipe(
@@ -112,6 +184,8 @@ def euler(c: FrozenDict, reference: bool) -> Recipe:
     prediction = said(c)
     sampler, options = churned(reference, prediction.type, prediction.sigma_data)
     recipe = sigma_recipe(c, reference, sampler, options)
+    if (quirks := recipe.discretization.quirks) and isinstance(quirks[-1], StopsBefore):
+        recipe = replace(recipe, options={**options, "spare": Spare(quirks[-1].end)})
     if not tells_log_sigma(c):
         return recipe
     where = replace(recipe.discretization.then(LogSigma()), reading=levels_only)
@@ -155,7 +229,7 @@ def some_of(c: FrozenDict, num_train_timesteps: int | None) -> int | None:
 
 def lms(c: FrozenDict, reference: bool) -> Recipe:
     """Return what the options of the linear multistep method mean."""
-    return sigma_recipe(c, reference, "lms")
+    return sigma_recipe(c, reference, "lms", deaf=("karras",))
 
 
 # EDM's way of telling the network the level
@@ -299,6 +373,7 @@ class HeunDiscreteScheduler(SigmaScheduler):
         "timestep_spacing": "linspace",
         "steps_offset": 0,
     }
+    hidden_options: ClassVar = RAMP_ENDS
     choices: ClassVar = {
         **BETA_CHOICES,
         "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "exp"),
@@ -328,6 +403,7 @@ class LMSDiscreteScheduler(SigmaScheduler):
         "timestep_spacing": "linspace",
         "steps_offset": 0,
     }
+    hidden_options: ClassVar = RAMP_ENDS
     step_options: ClassVar = {"order": 4, "return_dict": True}
     renamed: ClassVar = {"order": "solver_order"}
     output_class = LMSDiscreteSchedulerOutput

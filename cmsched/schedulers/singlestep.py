@@ -16,7 +16,7 @@ from . import solvers
 from .base import TIMES
 from .betas import said, tables_of, vp_betas
 from .habit import Run
-from .sigma import chosen_ramp
+from .sigma import RAMP_ENDS, chosen_ramp
 from .solver_parts import SolverScheduler
 
 __all__ = ["DPMSolverSinglestepScheduler"]
@@ -25,7 +25,7 @@ __all__ = ["DPMSolverSinglestepScheduler"]
 def dpm_singlestep(c: FrozenDict, reference: bool, *, mu: float | None = None) -> Recipe:
     """Return what the options of singlestep DPM-Solver mean; mu is a flow's dynamic shift."""
     rounds = chosen_ramp(c) == "karras" and not c.use_flow_sigmas
-    where = solvers.steps(c, reference, vp_betas(c), mu, rounds=rounds)
+    where = solvers.steps(c, reference, vp_betas(c, reference), mu, rounds=rounds)
     options = {
         "solver_order": c.solver_order,
         "eta": 1.0 if c.algorithm_type.startswith("sde-") else 0.0,
@@ -72,6 +72,7 @@ class DPMSolverSinglestepScheduler(SolverScheduler):
         "variance_type": None,
         **solvers.SHIFT_OPTIONS,
     }
+    hidden_options: ClassVar = RAMP_ENDS
     choices: ClassVar = {
         **solvers.CHOICES,
         "solver_order": (1, 2, 3),

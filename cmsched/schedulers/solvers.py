@@ -1,7 +1,7 @@
 """What the exponential integrators share: where their steps lie."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +12,9 @@ from ..frozen import FrozenDict
 from ..grids import Grid
 from ..samplers.first_order import VARIANCES
 from ..schedules import Betas, Flow, Point, Schedule
-from .betas import BETA_CHOICES, BETA_OPTIONS, spaced
+from .betas import BETA_CHOICES, BETA_OPTIONS, Table, spaced, table_of
 from .flow import dynamic_shift
-from .sigma import RAMP_OPTIONS, chosen_ramp, one_ramp, without_ramp
+from .sigma import RAMP_OPTIONS, chosen_ramp, ends_given, lower_end, one_ramp, without_ramp
 
 OPTIONS: Mapping[str, Any] = {
     **BETA_OPTIONS,
@@ -48,7 +48,7 @@ FOREIGN: Mapping[str, str] = {
 class RepeatedLast:
     """Runs end where their last step starts, as the reference's ramps and flows do."""
 
-    def __call__(self, grid: Grid) -> Grid:
+    def __call__(self, grid: Grid, asked: str) -> Grid:
         """Return the grid with its end at the last start."""
         return replace(grid, points=(*grid.points[:-1], grid.points[-2]))
 
@@ -74,11 +74,18 @@ class SolverFlow(FlowSigmas):
 
     def ignored(self, timesteps: Any = None, sigmas: Any = None) -> tuple[str, ...]:
         """Return what has no effect on the grid of these lists, one sentence each."""
-        if self.mu is None or sigmas is None:
+        if self.unsaid is None or sigmas is None:
             return ()
-        last = self.entries("sigmas", sigmas)[-1]
-        whole = last == 0.0 or math.isclose(last, self.level(self.end), rel_tol=1e-6)
-        return ("mu has no effect on sigmas that are the levels themselves",) if whole else ()
+        levels, twice = self.listed(sigmas)
+        itself = twice or self.is_whole(levels)
+        text = f"{self.unsaid} has no effect on sigmas that are the levels themselves"
+        return (text,) if itself else ()
+
+    def is_whole(self, levels: list[float]) -> bool:
+        """Return whether a list goes to the end: to 0 it does not in the reference."""
+        if levels[-1] == 0.0:
+            return not self.repeats_end
+        return math.isclose(levels[-1], self.level(self.end), rel_tol=1e-6)
 
     def at_times(self, times: list[float]) -> list[Point]:
         """Raise: the flow places the levels."""
@@ -86,7 +93,7 @@ class SolverFlow(FlowSigmas):
 
     def at_levels(self, levels: list[float], end: Point) -> list[Point]:
         """Return the points at sigmas before the shift, or at the levels of a list to the end."""
-        if math.isclose(levels[-1], self.level(end), rel_tol=1e-6):
+        if self.is_whole(levels):
             return super().at_levels(levels, end)
         moved = self.moved(np.array(levels)).tolist()
         if math.isclose(moved[-1], end.sigma, rel_tol=1e-9) and not self.repeats_end:
@@ -97,7 +104,7 @@ class SolverFlow(FlowSigmas):
 def least_noisy(c: FrozenDict, table: Betas) -> int:
     """Return how many training steps lambda_min_clipped leaves."""
     least = c.get("lambda_min_clipped", -math.inf)
-    return int(np.count_nonzero(-np.log(table.ratios) >= least))
+    return int(np.count_nonzero(-table.log_ratios >= least))
 
 
 def noisiest(c: FrozenDict, table: Betas) -> int:
@@ -105,10 +112,10 @@ def noisiest(c: FrozenDict, table: Betas) -> int:
     return least_noisy(c, table) - 1
 
 
-def ends_of_ramp(c: FrozenDict, table: Betas) -> tuple[float, float]:
+def ends_of_ramp(c: FrozenDict, reference: bool, table: Betas) -> tuple[float, float]:
     """Return the most and the least sigma / alpha of a ramp."""
-    high, low = map(table.ratio_at, table.span)
-    return c.get("sigma_max") or high, c.get("sigma_min") or low
+    high, low = ends_given(c, reference, ("lu",))
+    return high or table.ratio_at(table.span[0]), low or table.ratio_at(table.span[1])
 
 
 def shift_of(c: FrozenDict, mu: float | None) -> float:
@@ -173,12 +180,18 @@ def steps(
     common = {"schedule": schedule, "end": end, "train": train, "repeats_end": reference}
     common["whole"] = True
     if rule is None and not c.use_flow_sigmas:
-        chosen = {"below": least_noisy(c, table), "extra": True, "one_is_least": False}
-        between = c.get("timestep_spacing", "linspace") == "linspace" and not reference
-        return spaced(c, schedule, end, reference, whole=True, between=between, **chosen)
+        chosen: dict[str, Any] = {
+            "below": least_noisy(c, table),
+            "extra": True,
+            "one_is_least": False,
+        }
+        if c.get("timestep_spacing", "linspace") == "linspace":
+            chosen["crowded"] = "repeat" if reference else "between"
+        return spaced(c, schedule, end, reference, whole=True, **chosen)
     where: Discretization
     if rule is not None:
-        high, low = ends_of_ramp(c, table)
+        high, low = ends_of_ramp(c, reference, table)
+        common["end"] = lower_end(end, schedule, low)
         told = ("rounded" if rounds else "cut") if reference else None
         where = Ramp(**common, rule=rule, high=high, low=low, told=told)
     else:
@@ -210,19 +223,19 @@ def finite_ends(c: FrozenDict) -> None:
 RELATIONS = (one_ramp, finite_ends)
 
 
-def lambda_table(table: Callable[[FrozenDict], Betas]) -> tuple[property, property, property]:
+def lambda_table(table: Table) -> tuple[property, property, property]:
     """Return the attributes alpha_t, sigma_t and lambda_t of a class with this schedule."""
 
     def alpha_t(self: Any) -> Any:
         """Alpha of the training steps."""
-        return self.show(np.sqrt(table(self.filled_config).alphas_cumprod))
+        return self.show(np.sqrt(table_of(self, table).alphas_cumprod))
 
     def sigma_t(self: Any) -> Any:
         """Sigma of the training steps."""
-        return self.show(np.sqrt(-np.expm1(table(self.filled_config).log_alphas_cumprod)))
+        return self.show(np.sqrt(-np.expm1(table_of(self, table).log_alphas_cumprod)))
 
     def lambda_t(self: Any) -> Any:
         """log(alpha / sigma) of the training steps."""
-        return self.show(-np.log(table(self.filled_config).ratios))
+        return self.show(-table_of(self, table).log_ratios)
 
     return property(alpha_t), property(sigma_t), property(lambda_t)

@@ -53,7 +53,9 @@ def unipc(c: FrozenDict, reference: bool, *, mu: float | None = None) -> Recipe:
         text = "mu has no effect without use_dynamic_shifting and use_flow_sigmas"
         idle, mu = (*idle, text), None
     rounds = chosen_ramp(c) == "karras" and not c.use_flow_sigmas
-    where = solvers.steps(c, reference, vp_betas_finite(c), mu, rounds=rounds, doubles=True)
+    where = solvers.steps(
+        c, reference, vp_betas_finite(c, reference), mu, rounds=rounds, doubles=True
+    )
     schedule, last = where.schedule, c.final_sigmas_type == "sigma_min"
     if isinstance(where, Ramp) and last:
         where = replace(where, end=schedule.at(ratio=where.low))

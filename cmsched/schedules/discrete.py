@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ..levels import Levels
 
 
+LEAST = 1e-10  # ratio, below which times are not told apart
+
+
 @dataclass(frozen=True)
 class Betas(Schedule):
     """Discrete-time diffusion: ratios of num_train_timesteps betas, interpolated between integers.
@@ -35,6 +38,7 @@ class Betas(Schedule):
             where 0 is infinity).
         snr_shift_scale: the signal-to-noise ratios alpha_bar / (1 - alpha_bar) are divided by this,
             before they are rescaled (the shifted schedule of arXiv:2301.11093).
+        single: whether alpha_bar has the values of float32 arithmetic, those of diffusers' tables.
     """
 
     num_train_timesteps: int = 1000
@@ -45,6 +49,7 @@ class Betas(Schedule):
     rescale_betas_zero_snr: bool = False
     terminal: float = 0.0
     snr_shift_scale: float = 1.0
+    single: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,27 +75,56 @@ class Betas(Schedule):
         """The last and the first training step."""
         return self.num_train_timesteps - 1.0, 0.0
 
+    @property
+    def _given(self) -> np.ndarray:
+        """The betas before they are shifted and rescaled."""
+        if self.trained_betas is not None:
+            return np.asarray(check_betas(self.trained_betas))
+        ends = self.beta_start, self.beta_end
+        return betas(self.beta_schedule, self.num_train_timesteps, *ends, single=self.single)
+
+    @cached_property
+    def _rounded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Betas and alpha_bar of float32 arithmetic, after they are shifted and rescaled."""
+        table, terminal = self._given.astype(np.float32), self.terminal
+        table, bar = in_single(table, self.snr_shift_scale, self.rescale_betas_zero_snr)
+        if self.rescale_betas_zero_snr:
+            bar[-1] = terminal
+        return table.astype(np.float64), bar.astype(np.float64)
+
     @cached_property
     def log_alphas_cumprod(self) -> np.ndarray:
         """Log of the cumulative product of 1 - beta, shape (num_train_timesteps,)."""
-        if self.trained_betas is None:
-            count, ends = self.num_train_timesteps, (self.beta_start, self.beta_end)
-            table = betas(self.beta_schedule, count, *ends)
+        log_bar: np.ndarray
+        if self.single:
+            with np.errstate(divide="ignore"):
+                log_bar = np.log(self._rounded[1])
         else:
-            table = np.asarray(check_betas(self.trained_betas))
-        log_bar = np.cumsum(np.log1p(-table))
-        if self.snr_shift_scale != 1.0:
-            log_bar = -np.log1p(self.snr_shift_scale * np.expm1(-log_bar))
-        if self.rescale_betas_zero_snr:
-            log_bar = rescale_zero_terminal_snr(log_bar)
-            log_bar[-1] = math.log(self.terminal) if self.terminal else -math.inf
+            log_bar = np.cumsum(np.log1p(-self._given))
+            if self.snr_shift_scale != 1.0:
+                log_bar = -np.log1p(self.snr_shift_scale * np.expm1(-log_bar))
+            if self.rescale_betas_zero_snr:
+                log_bar = rescale_zero_terminal_snr(log_bar)
+                log_bar[-1] = math.log(self.terminal) if self.terminal else -math.inf
         log_bar.flags.writeable = False
         return log_bar
 
     @cached_property
     def alphas_cumprod(self) -> np.ndarray:
         """alpha_bar, shape (num_train_timesteps,)."""
-        return np.asarray(np.exp(self.log_alphas_cumprod))
+        return self._rounded[1] if self.single else np.asarray(np.exp(self.log_alphas_cumprod))
+
+    @cached_property
+    def betas(self) -> np.ndarray:
+        """The betas after they are shifted and rescaled, shape (num_train_timesteps,)."""
+        if self.single:
+            return self._rounded[0]
+        with np.errstate(invalid="ignore"):  # of so many steps that nothing is left of alpha_bar
+            table = -np.expm1(np.diff(self.log_alphas_cumprod, prepend=0.0))
+        table[np.isnan(table)] = 1.0
+        if self.rescale_betas_zero_snr:
+            table[-1] = 1.0  # even where sigmas need an alpha
+        return table
 
     @cached_property
     def ratios(self) -> np.ndarray:
@@ -99,8 +133,9 @@ class Betas(Schedule):
             return np.asarray(np.sqrt(np.expm1(-self.log_alphas_cumprod)))
 
     @cached_property
-    def _log_ratios(self) -> np.ndarray:
-        return np.asarray(np.log(self.ratios))
+    def log_ratios(self) -> np.ndarray:
+        """Logs of the ratios, of those below LEAST that of LEAST."""
+        return np.asarray(np.log(np.maximum(self.ratios, LEAST)))
 
     def ratio_at(self, t: float) -> float:
         """Return the ratio at t, linear between integers."""
@@ -123,10 +158,10 @@ class Betas(Schedule):
         """Return t at this ratio, linear in log ratio and clipped to the table."""
         if math.isinf(ratio) or ratio == self.ratios[-1]:  # lower than the one before, if terminal
             return float(self.num_train_timesteps - 1)
-        logs = self._log_ratios
+        logs = self.log_ratios
         if len(logs) == 1:
             return 0.0
-        log = math.log(max(ratio, 1e-10))
+        log = math.log(max(ratio, LEAST))
         low = min(max(int(logs.searchsorted(log, side="right")) - 1, 0), len(logs) - 2)
         a, b = float(logs[low]), float(logs[low + 1])
         if math.isinf(b):
@@ -137,16 +172,16 @@ class Betas(Schedule):
 
     @cached_property
     def tables(self) -> Mapping[str, np.ndarray]:
-        """Ratios and their logs, finite: an infinite last one is as good as any other number."""
-        ratios = self.ratios.copy()
-        if self._terminal:
-            ratios[-1] = ratios[-2] * math.e
+        """Ratios and their logs, finite: an infinite last one is as good as any larger number."""
+        ratios = np.maximum(self.ratios, LEAST)
+        if rest := np.count_nonzero(np.isinf(ratios)):
+            ratios[-rest:] = ratios[-rest - 1] * math.e * np.arange(1, rest + 1)
         return {"ratios": ratios, "logs": np.log(ratios), "search": np.log(ratios[:-1])}
 
-    @property
+    @cached_property
     def _terminal(self) -> bool:
         """Whether alpha is 0 at the last step."""
-        return self.rescale_betas_zero_snr and self.terminal == 0.0
+        return math.isinf(float(self.ratios[-1]))
 
     def parts_on(self, on: "Levels", t: Any) -> tuple[Any, Any]:
         """Return signal and noise, whose ratio is linear between integers."""
@@ -167,7 +202,7 @@ class Betas(Schedule):
     def times_on(self, on: "Levels", ratio: Any) -> Any:
         """Return t, linear in log ratio and clipped to the table."""
         last = self.num_train_timesteps - 1
-        ratio = on.clip(ratio, 1e-10, on.huge)
+        ratio = on.clip(ratio, LEAST, on.huge)
         t = log_linear_time(on, ratio, last + 1)
         highest = on.take("ratios", on.full(ratio, float(last)))
         if not self._terminal:  # lower than the one before, if terminal is given
@@ -184,7 +219,7 @@ def log_linear_time(on: "Levels", ratio: Any, count: int) -> Any:
     """
     if count == 1:
         return on.full(ratio, 0.0)
-    log = on.xp.log(on.clip(ratio, 1e-10, on.huge))
+    log = on.xp.log(on.clip(ratio, LEAST, on.huge))
     low = on.clip(on.search("search", log) - 1, 0.0, count - 2.0)
     a, b = on.take("logs", low), on.take("logs", low + 1)
     return low + on.clip((log - a) / (b - a), 0.0, 1.0)
@@ -193,7 +228,8 @@ def log_linear_time(on: "Levels", ratio: Any, count: int) -> Any:
 @lru_cache(maxsize=64)
 def _arrays(schedule: Betas) -> dict[str, Any]:
     """Return what is made of the betas, once for all equal schedules."""
-    names = "log_alphas_cumprod", "alphas_cumprod", "ratios", "_log_ratios", "tables"
+    first = "log_alphas_cumprod", "alphas_cumprod", "betas"
+    names = *first, "ratios", "log_ratios", "tables", "_terminal"
     return {name: getattr(schedule, name) for name in names}
 
 
@@ -201,8 +237,8 @@ def _alpha_bar(name: str) -> Callable[[float], float]:
     """Return alpha_bar(t), t in [0, 1], of the schedules that are given by it."""
 
     def laplace(t: float) -> float:
-        lam = -0.5 * math.copysign(1, 0.5 - t) * math.log(1 - 2 * abs(0.5 - t) + 1e-6)
-        return math.sqrt(1 / (1 + math.exp(-lam)))
+        snr = math.exp(-0.5 * math.copysign(1, 0.5 - t) * math.log(1 - 2 * abs(0.5 - t) + 1e-6))
+        return math.sqrt(snr / (1 + snr))
 
     return {
         "squaredcos_cap_v2": lambda t: math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2,
@@ -215,13 +251,15 @@ BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "la
 
 
 @lru_cache(maxsize=32)
-def _betas(name: str, count: int, start: float, end: float) -> np.ndarray:
+def _betas(name: str, count: int, start: float, end: float, single: bool) -> np.ndarray:
+    even = linspace_in_single if single else np.linspace
     if name == "linear":
-        table = np.linspace(start, end, count)
+        table = even(start, end, count)
     elif name == "scaled_linear":
-        table = np.linspace(math.sqrt(start), math.sqrt(end), count) ** 2
+        table = even(start**0.5, end**0.5, count) ** 2
     elif name == "sigmoid":
-        table = (end - start) / (1 + np.exp(-np.linspace(-6, 6, count))) + start
+        decays = np.exp(-even(-6.0, 6.0, count).astype(np.float64)).astype(even(0, 1, 2).dtype)
+        table = 1 / (1 + decays) * (end - start) + start
     else:
         bar = [_alpha_bar(name)(i / count) for i in range(count + 1)]
         table = np.minimum([1 - after / before for before, after in itertools.pairwise(bar)], 0.999)
@@ -230,16 +268,59 @@ def _betas(name: str, count: int, start: float, end: float) -> np.ndarray:
             f"betas must lie in (0, 1); {name} from beta_start={start:g} to beta_end={end:g} goes"
             f" from {table.min():g} to {table.max():g}"
         )
+    table = table.astype(np.float64)
     table.flags.writeable = False
     return table
 
 
 def betas(
-    beta_schedule: str, num_train_timesteps: int, beta_start: float, beta_end: float
+    beta_schedule: str,
+    num_train_timesteps: int,
+    beta_start: float,
+    beta_end: float,
+    *,
+    single: bool = False,
 ) -> np.ndarray:
-    """Return the float64 betas of a named schedule, shape (num_train_timesteps,), read-only."""
+    """Return the betas of a named schedule, shape (num_train_timesteps,), read-only float64.
+
+    single: those of float32 arithmetic.
+    """
     check_choice("beta_schedule", beta_schedule, BETA_SCHEDULES)
-    return _betas(beta_schedule, int(num_train_timesteps), float(beta_start), float(beta_end))
+    ends = float(beta_start), float(beta_end)
+    return _betas(beta_schedule, int(num_train_timesteps), *ends, single)
+
+
+def linspace_in_single(start: float, end: float, count: int) -> np.ndarray:
+    """Return float32 numbers as torch.linspace makes them: from either end, rounded once."""
+    low, high = np.float32(start), np.float32(end)
+    step = float((high - low) / np.float32(max(count - 1, 1)))
+    i = np.arange(count)
+    up, down = float(low) + i * step, float(high) - (count - 1 - i) * step
+    return np.asarray(np.where((i < count // 2) | (count == 1), up, down), dtype=np.float32)
+
+
+def in_single(
+    table: np.ndarray, snr_shift_scale: float, rescale: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return float32 betas and their alpha_bar, shifted and rescaled in diffusers' float32 steps.
+
+    Rescaled ones become betas on the way, shifted ones stay what they are. Products are of float64,
+    rounded one by one, as those of torch.cumprod.
+    """
+
+    def products(factors: np.ndarray) -> np.ndarray:
+        return np.cumprod(factors, dtype=np.float64).astype(np.float32)
+
+    bar = products(1 - table)
+    if shifted := snr_shift_scale != 1.0:
+        bar = bar / (snr_shift_scale + (1 - snr_shift_scale) * bar)
+    if not rescale:
+        return table, bar
+    root = np.sqrt(bar)
+    bar = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
+    left = np.divide(bar[1:], bar[:-1], out=np.zeros_like(bar[1:]), where=bar[:-1] > 0)
+    table = 1 - np.concatenate([bar[:1], left])
+    return table, bar if shifted else products(1 - table)
 
 
 def rescale_zero_terminal_snr(log_alphas_cumprod: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from .mutant import Mutant
 
 BASE, HABIT, TIMELINE = (f"schedulers/{n}.py" for n in ("base", "habit", "timeline"))
 DISCRETIZATIONS, RECIPE, OPTIONS = "discretizations.py", "recipe.py", "schedulers/options.py"
+CHANGES, LISTS = "changes.py", "test_lists"
 PLACES = "test_discretizations"
 
 MUTANTS = [
@@ -188,28 +189,28 @@ MUTANTS = [
     ),
     Mutant(
         "stride to timestep 0",
-        DISCRETIZATIONS,
+        CHANGES,
         "if t >= 0 else last",
         "if t > 0 else last",
         f"{PLACES}::test_steps_of_a_fixed_stride",
     ),
     Mutant(
         "stride of the warm-up",
-        DISCRETIZATIONS,
+        CHANGES,
         "found = grid.points[1 : 1 + self.warm] + found[self.warm :]",
         "found = grid.points[: self.warm] + found[self.warm :]",
         f"{PLACES}::test_steps_of_a_fixed_stride",
     ),
     Mutant(
         "told where it comes from",
-        DISCRETIZATIONS,
+        CHANGES,
         "starts = [replace(low, t=high.t)",
         "starts = [replace(low, t=low.t)",
         "test_first_order::test_inversion_asks_the_times_that_sampling_asks",
     ),
     Mutant(
         "training steps turned round",
-        DISCRETIZATIONS,
+        CHANGES,
         "for high, low in pairs), points[0]]",
         "for high, low in pairs), points[-1]]",
         f"{PLACES}::test_upward_is_the_same_steps_turned_round",
@@ -217,8 +218,8 @@ MUTANTS = [
     Mutant(
         "inversion without its last step",
         "schedulers/multistep.py",
-        "self.down.points(n + 1)[:0:-1]",
-        "self.down.points(n)[::-1]",
+        "return once or points[:-1]",
+        "return points[1:]",
         "test_solvers::test_where_an_inversion_steps",
     ),
     Mutant(
@@ -316,10 +317,73 @@ MUTANTS = [
     ),
     Mutant(
         "betas of a table",
-        "schedulers/betas.py",
-        "np.concatenate([[1.0], bar[:-1]])",
-        "np.concatenate([bar[:1], bar[:-1]])",
+        "schedules/discrete.py",
+        "np.diff(self.log_alphas_cumprod, prepend=0.0)",
+        "np.diff(self.log_alphas_cumprod, prepend=-1.0)",
         "test_schedulers::test_tables_of_betas",
+    ),
+    Mutant(
+        "float32 from both ends",
+        "schedules/discrete.py",
+        "(i < count // 2) | (count == 1)",
+        "i < count",
+        "test_schedules::test_tables_of_float32",
+    ),
+    Mutant(
+        "products of float32",
+        "schedules/discrete.py",
+        "np.cumprod(factors, dtype=np.float64)",
+        "np.cumprod(factors)",
+        "test_schedules::test_tables_of_float32",
+    ),
+    Mutant(
+        "stride of a list",
+        CHANGES,
+        'if asked != "num_inference_steps":',
+        "if False:",
+        f"{LISTS}::test_a_step_of_ddim_goes_to_the_next_entry",
+    ),
+    Mutant(
+        "middle of a list",
+        "schedulers/linear_multistep.py",
+        "None if grid.ends is None else",
+        "0 if grid.ends is None else",
+        f"{LISTS}::test_a_step_of_pndm_goes_to_the_next_entry",
+    ),
+    Mutant(
+        "the last level twice",
+        DISCRETIZATIONS,
+        "several and table[-1] == table[-2]",
+        "False",
+        f"{LISTS}::test_a_last_level_that_stands_twice_is_the_end",
+    ),
+    Mutant(
+        "evaluated in clean data",
+        "tracing.py",
+        'left = Form.leaf("x", len(rows) - 2, 0)',
+        'left = Form.leaf("d", len(rows) - 2, 0)',
+        f"{LISTS}::test_an_evaluation_in_clean_data_changes_nothing",
+    ),
+    Mutant(
+        "noise in float32",
+        HABIT,
+        "self.single_noise and self.as_reference",
+        "False",
+        f"{LISTS}::test_noise_of_the_solver_is_drawn_in_float32_as_in_the_reference",
+    ),
+    Mutant(
+        "ends of a ramp in a file",
+        "schedulers/sigma.py",
+        'return c.get("sigma_max"), c.get("sigma_min")',
+        "return None, None",
+        f"{LISTS}::test_ends_of_a_ramp_come_from_files_of_other_classes",
+    ),
+    Mutant(
+        "an infinite end that is replaced",
+        "spacings.py",
+        "sigma_max or own(top)",
+        "own(top)",
+        "test_spacings::test_ends_of_ramps",
     ),
     Mutant(
         "shift of any sampler",

@@ -112,6 +112,7 @@ declared(
     "betas and their product are computed in float32",
     "float64, rounded once to the precision of the sample",
     "float32",
+    copied="the reference's float32 values, and float64 from there on",
 )
 
 
@@ -187,12 +188,24 @@ declared(
 )
 declared(
     "Schedules",
-    "log_linear levels are one too many and end before the end; explicit sigmas come with their end"
-    " in one class and without it in another",
-    "n levels and the end, which is recognised in a list and not doubled",
+    "log_linear levels are one too many, beside times of another spacing, and end before the end",
+    "n levels at their own times, and the end",
     "log_linear",
+    copied="as in the reference",
+)
+declared(
+    "Schedules",
+    "explicit sigmas come with their end in one class and without it in another",
+    "the end is recognised in a list and not doubled",
     "explicit_sigmas",
-    "sigmas_with_their_end",
+)
+declared(
+    "Schedules",
+    "a list of a flow's sigmas that ends at 0 is shifted, and the network asked there too",
+    "it has the levels themselves, and a shift that has no effect is said to have none",
+    "list_to_zero",
+    copied="as in the reference; a list whose last level stands there twice has the levels"
+    " themselves, as the sigmas of a run have it",
 )
 declared(
     "Schedules",
@@ -324,8 +337,8 @@ declared(
     "times are fractional and all different",
     "equal_times",
     "crowded",
-    copied="times repeat as in the reference, and steps are counted; linspace steps that would be"
-    " of length zero raise",
+    copied="times repeat as in the reference, and steps are counted; those of length zero change"
+    " nothing",
 )
 def repeated_times() -> None:
     options = {**SD, "use_exponential_sigmas": True}

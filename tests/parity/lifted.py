@@ -1,5 +1,6 @@
 """diffusers' schedulers as they are installed, or with their float32 tables lifted to float64.
 
+Ours have the values of these tables with compatibility="diffusers"; `own_tables` lifts them too.
 Lifting rebinds the names `torch` and `np` inside diffusers' scheduler modules to stand-ins whose
 float32 is float64. In both cases `randn_tensor` is replaced by a source that keeps what it gave, so
 that the other side of a comparison gets the same noise and draws can be counted; a Brownian tree
@@ -17,6 +18,10 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+
+from cmsched.schedulers import base, betas
+
+IN_SINGLE = betas.in_single
 
 
 class StandIn:
@@ -70,6 +75,18 @@ class Draws:
         """What was drawn since the last call."""
         given, self._given = self._given, []
         return given
+
+
+@contextmanager
+def own_tables(*, lifted: bool) -> Iterator[None]:
+    """Within the context our tables, and draws, are of the reference as installed, or lifted."""
+    before = betas.in_single, base.SINGLE
+    try:
+        betas.in_single = (lambda c, reference: False) if lifted else IN_SINGLE
+        base.SINGLE = "float64" if lifted else "float32"
+        yield
+    finally:
+        betas.in_single, base.SINGLE = before
 
 
 def module(name: str) -> Any:

@@ -1,8 +1,9 @@
 """One case run through diffusers, through the stateful habit, and through a plan."""
 
+import functools
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 import cmsched
 
 from .grid import Case, Space, is_given, stepping
-from .lifted import Draws, reference
+from .lifted import Draws, own_tables, reference
 
 ESTIMATES = ("pred_original_sample", "denoised")
 
@@ -136,6 +137,18 @@ def queue(draws: list[torch.Tensor], used: list[torch.Tensor]) -> Any:
     return give
 
 
+def beside(run: Callable[..., Run]) -> Callable[..., Run]:
+    """With our tables in the precision of the reference's."""
+
+    @functools.wraps(run)
+    def there(*args: Any, lifted: bool) -> Run:
+        with own_tables(lifted=lifted):
+            return run(*args, lifted=lifted)
+
+    return there
+
+
+@beside
 def through_habit(
     space: Space, case: Case, draws: list[list[torch.Tensor]], *, lifted: bool
 ) -> Run:
@@ -174,6 +187,7 @@ def plan_of(space: Space, case: Case, compatibility: str = "diffusers") -> Any:
         return ours(space, case, compatibility).plan(**chosen)
 
 
+@beside
 def through_plan(space: Space, case: Case, draws: list[list[torch.Tensor]], *, lifted: bool) -> Run:
     """Run our plan with the pure functions, or its sampler where it cannot be traced."""
     plan, dtype = plan_of(space, case), dtype_of(lifted)

@@ -26,7 +26,7 @@ from ..declaring import (
     quick,
     theirs,
 )
-from ..grid import GIVEN, TRAIN, Case, count
+from ..grid import GIVEN, TRAIN, Case, Space, count
 from ..lifted import Draws, reference
 from ..spaces import SPACES
 from .shared import (
@@ -38,12 +38,20 @@ from .shared import (
     VARIANCES,
 )
 
+
+def off_the_list(space: Space, case: Case) -> bool:
+    """Whether a step does not end where the next one starts."""
+    grid = runs.plan_of(space, case).grid
+    return grid.ends is not None and grid.ends != grid.points[1:]
+
+
 DDIM_STRIDE = differs(
     "end of a DDIM step",
     "the next timestep of the list",
-    "num_train_timesteps // n below the timestep, whatever the next one is",
+    "num_train_timesteps // n below the timestep, whatever the next one is; of an explicit list, "
+    "which the reference does not take, the next timestep",
     right="arXiv:2010.02502, eq. 12: x at tau_(i-1) is made of alpha at tau_(i-1)",
-).concerns(DDIM, where=lambda space, case: runs.plan_of(space, case).grid.ends is not None)
+).concerns(DDIM, where=off_the_list)
 
 
 @DDIM_STRIDE.proves

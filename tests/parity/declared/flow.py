@@ -1,5 +1,6 @@
 """Flow matching."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from .. import runs
 from ..declaring import EPS, X, both, close, differs, ours, quick, ramped, theirs
 from ..grid import GIVEN, Case, Space, count
 from .shared import NO_SUCH_RUN, PRECISION, PREDICTIONS, REJECTED_OPTIONS, UNNEEDED_NOISE
-from .sigma import BEFORE_SET_TIMESTEPS, LIST_OF_LEVELS
+from .sigma import BEFORE_SET_TIMESTEPS
 
 FLOW_EULER, FLOW_HEUN = ("FlowMatchEulerDiscreteScheduler",), ("FlowMatchHeunDiscreteScheduler",)
 FLOWS = (*FLOW_EULER, *FLOW_HEUN)
+UNIPC = ("UniPCMultistepScheduler",)
 
 
 def shifted_twice(space: Space, case: Case) -> bool:
@@ -33,9 +35,11 @@ def shifted_twice(space: Space, case: Case) -> bool:
 
 SHIFTS = differs(
     "shifted levels of a flow",
-    "a level is shifted once; explicit timesteps are those of the levels",
+    "a level is shifted once; explicit timesteps are those of the levels, and a list of sigmas "
+    "that ends at 0 has the levels themselves",
     "a run begins with levels even between ends that are shifted already; explicit timesteps are "
-    "shifted, and the network is told them as they were",
+    "shifted, and the network is told them as they were; a list of sigmas that ends at 0 is "
+    "shifted, and the network is asked there too",
     right="arXiv:2403.03206, eq. 23, maps the levels of an unshifted run; arXiv:2209.03003, eq. 1: "
     "the network is told the level of its sample",
 ).concerns(FLOWS, where=shifted_twice)
@@ -56,6 +60,33 @@ def shift_twice() -> None:
             scheduler = ours(names, mode, shift=3.0)
             scheduler.set_timesteps(4)
             assert close(scheduler.sigmas[-2], expected)
+
+
+SHIFTS.concerns(UNIPC)
+
+
+@SHIFTS.proves
+def list_to_zero() -> None:
+    """Sigmas with their end are what a run shows, and the levels themselves.
+
+    ArXiv:2403.03206, eq. 23: the end stays where it is.
+    """
+    given, shifted = np.array([1.0, 0.75, 0.5, 0.25, 0.0]), [1.0, 0.9, 0.75, 0.5, 0.0, 0.0]
+    flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
+    for names, options in ((FLOW_EULER, {"shift": 3.0}), (UNIPC, flow)):
+        with theirs(names, **options) as scheduler:
+            scheduler.set_timesteps(sigmas=given)
+            assert close(scheduler.sigmas, shifted, 1e-5)
+            times = scheduler.timesteps
+        for mode, expected in (("diffusers", shifted), ("paper", given)):
+            scheduler = ours(names, mode, **options)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                scheduler.set_timesteps(sigmas=given)
+            assert close(scheduler.sigmas, expected, 1e-5)
+            assert bool(said) == (mode == "paper")
+            if mode == "diffusers":
+                assert close(scheduler.timesteps, times)
 
 
 def bent(space: Space, case: Case) -> bool:
@@ -225,30 +256,6 @@ def inverted_before() -> None:
         assert scheduler.timesteps[0] == 0
         scheduler.set_timesteps(4)
         assert scheduler.timesteps[0] == 0
-
-
-LIST_OF_LEVELS.concerns(FLOW_EULER)
-
-
-@LIST_OF_LEVELS.proves
-def sigmas_with_their_end() -> None:
-    """A list that ends at 0 has the levels themselves, so that `sigmas` of one run sets another;
-    the reference shifts it again and evaluates once more, at 0.
-
-    A terminal entry is recognised and not doubled.
-    """
-    with theirs(FLOW_EULER, shift=3.0) as scheduler:
-        scheduler.set_timesteps(4)
-        before = scheduler.sigmas
-        scheduler.set_timesteps(sigmas=before.tolist())
-        assert len(scheduler.timesteps) == 5
-        assert not close(scheduler.sigmas[:5], before, 1e-2)
-    for mode in both():
-        scheduler = ours(FLOW_EULER, mode, shift=3.0)
-        scheduler.set_timesteps(4)
-        before = scheduler.sigmas
-        scheduler.set_timesteps(sigmas=before)
-        assert close(scheduler.sigmas, before)
 
 
 NO_SUCH_RUN.concerns(FLOW_EULER)

@@ -8,7 +8,7 @@ import torch
 from .. import runs
 from ..declaring import EPS, X, both, close, differs, ours, quick, theirs, zero_length
 from ..grid import TRAIN, Case, Space, count
-from .first_order import DDIM_STRIDE
+from .first_order import DDIM_STRIDE, off_the_list
 from .shared import (
     LAST_STEP_OF_LENGTH_ZERO,
     LIMITS,
@@ -27,9 +27,7 @@ LAST_STEP_OF_LENGTH_ZERO.concerns(
     PNDM,
     where=lambda space, case: case["n"] != TRAIN and zero_length(space, case),
 )
-DDIM_STRIDE.concerns(
-    PNDM, where=lambda space, case: runs.plan_of(space, case).grid.ends is not None
-)
+DDIM_STRIDE.concerns(PNDM, where=off_the_list)
 
 
 @DDIM_STRIDE.proves

@@ -1,8 +1,15 @@
 """Themes that several families share; a class is added to one from its own family's file."""
 
+import warnings
+from typing import Any
+
+import diffusers
 import pytest
 import torch
 
+import cmsched
+
+from .. import runs
 from ..declaring import (
     ANCESTRAL,
     CM,
@@ -23,7 +30,7 @@ from ..declaring import (
     zero_length,
 )
 from ..grid import GIVEN, TRAIN
-from ..lifted import Draws, reference
+from ..lifted import Draws, own_tables, reference
 from ..spaces import SPACES
 
 ONE_LINSPACE_STEP = differs(
@@ -190,11 +197,9 @@ PREDICTIONS = differs(
 
 LIST_OF_LEVELS = differs(
     "the levels of a run and their end",
-    "n steps go along n levels to the end, at the times that belong to them; the "
-    "reference's interpolation_type=log_linear stops before the end, and its last explicit "
+    "n explicit levels are those of n steps, which go to the end; the reference's last explicit "
     "sigma is always the end",
-    right="a step of the loop goes from one level to the next, the network is told which, and a "
-    "terminal entry is recognised and not doubled",
+    right="one rule for every class: a terminal entry is recognised and not doubled",
 )
 
 
@@ -289,26 +294,54 @@ VARIANCES = differs(
 
 PRECISION = differs(
     "precision",
-    "tables are float64 and a result has the sample's dtype; the reference's tables are "
+    "coefficients are float64 and a result has the sample's dtype; the reference computes in "
     "float32, and dtypes change along its formulas",
     right="rounding is not part of any paper, and a loop keeps the dtype that it was given",
 )
 
 
 PRECISION.concerns(tuple(SPACES))
+SINGLE = differs(
+    "tables and noise of float32",
+    "tables are float64, and noise has the sample's dtype",
+    "alpha_bar has the reference's float32 values, and what is made of it is float64; the noise of "
+    "DPMSolverMultistep, of FlowMatchEulerDiscrete and of ScoreSdeVe's corrector is drawn in "
+    "float32",
+    right="rounding is not part of any paper",
+).concerns(tuple(name for name in SPACES if hasattr(getattr(cmsched, name), "alphas_cumprod")))
 
 
-@PRECISION.proves
+@SINGLE.proves
 def float32() -> None:
-    """Tables are float64; the reference's are float32, and betas near 1 or 0 lose four digits.
-
-    Rounding is not part of any paper.
-    """
-    exact = ours(EULER).sigmas
+    """Betas near 1 or 0 lose four digits in the reference."""
+    exact = ours(EULER, "paper").sigmas
+    with own_tables(lifted=False):
+        copied = ours(EULER).sigmas
     with theirs(EULER, lifted=False) as scheduler:
         assert 1e-6 < float((scheduler.sigmas[:-1] / exact[:-1] - 1).abs().max()) < 1e-2
+        assert close(scheduler.sigmas[:-1] / copied[:-1], 1.0, 3e-7)
     with theirs(EULER) as scheduler:
         assert close(scheduler.sigmas, exact, 1e-10)
+
+
+@SINGLE.proves
+def noise_of_float32() -> None:
+    """A generator gives other numbers in float64."""
+    options = {"algorithm_type": "sde-dpmsolver++"}
+    x, generator = runs.normal((2, 3, 4, 5), torch.float64, 10), torch.Generator
+
+    def step(scheduler: Any) -> torch.Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the reference's own
+            scheduler.set_timesteps(4)
+        t, m = scheduler.timesteps[0], torch.tanh(x)
+        return scheduler.step(m, t, x, generator=generator().manual_seed(3)).prev_sample
+
+    expected = step(diffusers.DPMSolverMultistepScheduler(**options))
+    with own_tables(lifted=False):
+        copied, exact = (step(ours(DPM, mode, **options)) for mode in ("diffusers", "paper"))
+    assert close(copied, expected, 1e-6)
+    assert not close(exact, expected, 1e-1)
 
 
 PRECISION.concerns((*EULER, *ANCESTRAL, *DPM, *HEUN))

@@ -12,6 +12,7 @@ import cmsched
 from .. import runs
 from ..declaring import (
     ANCESTRAL,
+    DPM,
     EDM,
     EPS,
     EULER,
@@ -29,6 +30,7 @@ from ..declaring import (
     theirs,
     zero_length,
 )
+from ..lifted import Draws, reference
 from ..spaces import SPACES
 from .shared import (
     LAST_STEP_OF_LENGTH_ZERO,
@@ -86,35 +88,89 @@ def churn() -> None:
             quick(ours(names, "paper"), 5, s_churn=1.0)
 
 
-LIST_OF_LEVELS.concerns(
+RAMP_ENDS = differs(
+    "ends of a ramp in a file of another class",
+    "every ramp goes between sigma_min and sigma_max, the inversion's upward",
+    "the same, but for the Karras ramps of LMS and DPMSolverSDE, and Lu's, which have the "
+    "schedule's own ends; the reference's inversion goes down between them",
+    right="arXiv:2206.00364, eq. 5: the first level is sigma_max, the last one sigma_min",
+).concerns((*LMS, *SDE, *DPM, "DPMSolverMultistepInverseScheduler"))
+ENDS = {"_class_name": "EulerDiscreteScheduler", "sigma_min": 0.05, "sigma_max": 10.0}
+
+
+def handed(cls: type, ramp: str, **options: Any) -> Any:
+    """A scheduler that is handed the file of another class, set to 8 steps."""
+    scheduler = cls.from_config(ENDS, **{ramp: True}, **options)
+    scheduler.set_timesteps(8)
+    return scheduler
+
+
+@RAMP_ENDS.proves
+def deaf_ramps() -> None:
+    """LMS's, DPMSolverSDE's and Lu's take them of the levels that they are given.
+
+    The file says where its model's noise levels end.
+    """
+    cases = ((*LMS, "use_karras_sigmas"), (*SDE, "use_karras_sigmas"), (*DPM, "use_lu_lambdas"))
+    for name, ramp in cases:
+        with reference(name, Draws(), lifted=True) as cls:
+            highest = float(handed(cls, ramp).sigmas.max())
+        assert abs(highest - 10.0) > 1.0
+        for mode, expected in (("diffusers", highest), ("paper", 10.0)):
+            scheduler = handed(getattr(cmsched, name), ramp, compatibility=mode)
+            assert close(scheduler.sigmas[0], expected)
+
+
+@RAMP_ENDS.proves
+def inversion_between_ends() -> None:
+    """Upward; the reference names the ends by their places among increasing levels.
+
+    An inversion goes from data to noise.
+    """
+    name, ramp = "DPMSolverMultistepInverseScheduler", "use_karras_sigmas"
+    with reference(name, Draws(), lifted=True) as cls:
+        levels = handed(cls, ramp).sigmas
+    assert close(levels[[0, -1]], [10.0, 0.05])
+    for mode in both():
+        scheduler = handed(getattr(cmsched, name), ramp, compatibility=mode)
+        assert close(scheduler.sigmas[[0, -1]], [0.05, 10.0])
+
+
+LOG_LINEAR = differs(
+    "interpolation_type=log_linear",
+    "n levels even in their logarithm, at the times that belong to them, and the end",
+    "n + 1 levels beside n times of the spacing, so that a run stops at the last of them; explicit "
+    "times say how many there are",
+    right="arXiv:2206.00364, section 2: a network is told the level that its sample has",
+).concerns(
     EULER,
     where=lambda space, case: (
         case["interpolation_type"] == "log_linear"
         and not ramped(case)
         and case["set.sigmas"] is None
     ),
-    scope="none",
 )
 
 
-@LIST_OF_LEVELS.proves
+@LOG_LINEAR.proves
 def log_linear() -> None:
-    """N levels, and the times that belong to them; the reference makes n + 1 levels beside n
-    times of another spacing, so the loop stops before the end.
-
-    A step of the loop goes from one level to the next, and the network is told which.
-    """
-    with theirs(EULER, interpolation_type="log_linear") as scheduler:
+    """A step of the loop goes from one level to the next, and the network is told which."""
+    options = {"interpolation_type": "log_linear"}
+    with theirs(EULER, **options) as scheduler:
         scheduler.set_timesteps(10)
-        assert len(scheduler.timesteps) == 10
-        assert len(scheduler.sigmas) == 12
-        assert scheduler.sigmas[10] > 0
-    for mode in both():
-        scheduler = ours(EULER, mode, interpolation_type="log_linear")
-        scheduler.set_timesteps(10)
-        assert len(scheduler.sigmas) == 11
-        assert scheduler.sigmas[-1] == 0
-        assert close(np.diff(np.log(scheduler.sigmas[:-1].numpy()), 2), 0, 1e-10)
+        levels, times = scheduler.sigmas, scheduler.timesteps
+        assert len(times) == 10
+        assert len(levels) == 12
+        assert levels[10] > 0
+    copied = ours(EULER, **options).plan(10)
+    assert close([p.ratio for p in copied.grid.points], levels[:-1])
+    assert close(copied.timesteps, times)
+    points = ours(EULER, "paper", **options).plan(10).grid.points
+    assert len(points) == 11
+    assert points[-1].sigma == 0
+    assert close(np.diff(np.log([p.ratio for p in points[:-1]]), 2), 0, 1e-10)
+    schedule = ours(EULER).schedule
+    assert close([p.t for p in points[:-1]], [schedule.time_at(p.ratio) for p in points[:-1]])
 
 
 LIST_OF_LEVELS.concerns(EULER)
