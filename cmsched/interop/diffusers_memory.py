@@ -6,6 +6,7 @@ writes there what diffusers' own `step` would. It has no state of its own.
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -79,11 +80,13 @@ class Habit:
         tables: the attributes that say where the steps lie.
         last: in runs of so many steps or more, the last one draws noise of no use; None: never.
         dtype: of the noise, if it is not the sample's.
+        unlike: with which configurations diffusers does what no sampler here does.
     """
 
     tables: tuple[str, ...] = TABLES
     last: int | None = None
     dtype: Any = None
+    unlike: Callable[[Any], bool] = lambda config: False
 
     # the tables
 
@@ -140,7 +143,8 @@ class Habit:
         if not all(g is None or isinstance(g, torch.Generator) for g in each):
             return generator, None
         dtype = self.dtype or sample.dtype
-        return None, randn_tensor(sample.shape, generator, sample.device, dtype)
+        like = {"device": sample.device, "dtype": dtype}
+        return None, randn_tensor(sample.shape, generator=generator, **like)
 
     def keep(self, s: Any, done: Done) -> None:
         """Write what diffusers keeps of a step."""
@@ -505,7 +509,8 @@ class Improved(Slopes):
     def agrees(self, s: Any, core: Any, plan: Plan, near: float) -> bool:
         """Return whether a plan's levels are the betas."""
         levels = torch.tensor([p.sigma for p in plan.grid.points], dtype=torch.float64)
-        return s.betas.shape == levels.shape and close(s.betas, levels, near)
+        same = s.betas.shape == levels.shape and close(s.betas, levels, near)
+        return same and len(plan) > 1  # one step divides by the alpha of noise alone
 
 
 @dataclass(frozen=True)
@@ -577,6 +582,31 @@ def whose(timestep: Array, timesteps: Array, count: int) -> int | None:
     return int((timestep.storage_offset() - timesteps.storage_offset()) // timesteps.stride(0))
 
 
+def says_x0(config: Any) -> bool:
+    """Return whether the network says x0."""
+    return bool(config.prediction_type == "sample")
+
+
+def learns_all(config: Any) -> bool:
+    """Return whether the network says a variance, of which others say the logarithm."""
+    return bool(config.variance_type == "learned")
+
+
+def projects(config: Any) -> bool:
+    """Return whether estimates are asked to be clipped, which TCD has options for, and no code."""
+    return bool(config.clip_sample or config.thresholding)
+
+
+def jumps_upward(config: Any) -> bool:
+    """Return whether a flow told 1 - sigma jumps along a velocity of the other sign."""
+    return bool(config.stochastic_sampling and config.invert_sigmas)
+
+
+def mixes_frames(config: Any) -> bool:
+    """Return whether a flow's samples are read by the v of others."""
+    return bool(config.use_flow_sigmas and config.prediction_type == "v_prediction")
+
+
 TABLE = Habit()
 # of the classes whose steps are rows here; the others are diffusers' alone: DPM-Solver++ SDE, whose
 # time is its Brownian tree's, and those whose loop the caller puts together
@@ -586,24 +616,26 @@ HABITS: dict[str, Habit] = {
     "DDIMInverseScheduler": Habit((*TABLES, "initial_alpha_cumprod")),
     "DDIMParallelScheduler": Habit(last=1),
     "DDIMScheduler": Habit(last=1),
-    "DDPMParallelScheduler": Following(),
-    "DDPMScheduler": Following(),
-    "DEISMultistepScheduler": History(),
-    "DPMSolverMultistepInverseScheduler": History(),
-    "DPMSolverMultistepScheduler": History(last=1, dtype=torch.float32),
-    "DPMSolverSinglestepScheduler": Singlestep(last=1),
+    "DDPMParallelScheduler": Following(unlike=learns_all),
+    "DDPMScheduler": Following(unlike=learns_all),
+    "DEISMultistepScheduler": History(unlike=mixes_frames),
+    "DPMSolverMultistepInverseScheduler": History(unlike=mixes_frames),
+    "DPMSolverMultistepScheduler": History(last=1, dtype=torch.float32, unlike=mixes_frames),
+    "DPMSolverSinglestepScheduler": Singlestep(last=1, unlike=mixes_frames),
     "EDMEulerScheduler": Counted(fractional=True, scaled=True),
-    "EulerAncestralDiscreteScheduler": Counted(last=1, fractional=True, scaled=True),
+    "EulerAncestralDiscreteScheduler": Counted(
+        last=1, fractional=True, scaled=True, unlike=says_x0
+    ),
     "EulerDiscreteScheduler": Counted(fractional=True, scaled=True),
-    "FlowMatchEulerDiscreteScheduler": Counted(last=1, fractional=True),
+    "FlowMatchEulerDiscreteScheduler": Counted(last=1, fractional=True, unlike=jumps_upward),
     "FlowMatchHeunDiscreteScheduler": Heun(fractional=True, single=True),
     "HeunDiscreteScheduler": Heun(),
     "IPNDMScheduler": Improved(),
-    "KDPM2AncestralDiscreteScheduler": Ancestral(),
-    "KDPM2DiscreteScheduler": TwoStages(),
+    "KDPM2AncestralDiscreteScheduler": Ancestral(unlike=says_x0),
+    "KDPM2DiscreteScheduler": TwoStages(unlike=says_x0),
     "LCMScheduler": Latent(),
     "LMSDiscreteScheduler": Slopes(kept="derivatives", most=4, late=False, scaled=True),
     "PNDMScheduler": Pseudo(),
-    "TCDScheduler": Timed(),
-    "UniPCMultistepScheduler": Corrected(),
+    "TCDScheduler": Timed(unlike=projects),
+    "UniPCMultistepScheduler": Corrected(unlike=mixes_frames),
 }

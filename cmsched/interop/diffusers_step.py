@@ -34,7 +34,7 @@ __all__ = ["Either", "Stepping", "reference_of"]
 Array = Any
 Beside: Any = object  # stands for the class of diffusers that a class here is mixed with
 ALWAYS = ("generator", "variance_noise", "return_dict")  # arguments of `step` that no plan knows
-NEAR = 1e-3  # how far levels of diffusers, in float32, may be from a plan's
+NEAR = 1e-5  # how far levels of diffusers, in float32, may be from a plan's
 # where diffusers keeps classes that its top level does not name
 ELSEWHERE = (
     "diffusers.schedulers.deprecated",
@@ -329,7 +329,8 @@ class Stepping(Either):
         if known is None or not all(map(same, known[0], tables)):
             core = core_of(self.core, options)
             plan = self._plan_of(core)
-            if not self.habit.agrees(self, core, plan, NEAR):
+            habit = self.habit
+            if habit.unlike(self.config) or not habit.agrees(self, core, plan, NEAR):
                 return Taken(None, seen)
             taken = Taken(plan, seen, self.habit.times(self, plan))
             if hasattr(core, "history_slot"):

@@ -11,11 +11,11 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from parity.grid import given_betas
+from parity.lifted import Draws, reference
 from parity.runs import entry, normal, output, step_options
 from parity.spaces import SPACES
 
-import cmsched.interop.diffusers as ours
+from cmsched.interop import diffusers_memory
 from cmsched.interop.diffusers_memory import HABITS
 from cmsched.interop.diffusers_step import Either, Stepping
 from interop.wild import COUNTED, COUNTERPARTS, NAMES, draws, made, one_step, start, takes
@@ -24,8 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 NEAR = 5e-5
 PRIVATE = {"_made", "_asked", "_listed", "_taken", "_internal_dict", "__module__"}
 STEPS = [name for name in NAMES if name in HABITS]
-# what the reference rounds in formulas that cancel, as lifting shows (tests/parity)
-ROUGH = {"DEISMultistepScheduler": 5e-3, "KDPM2AncestralDiscreteScheduler": 1e-3}
 
 
 def apart(a, b):
@@ -96,7 +94,7 @@ def check_both(name, run, near=NEAR, **options):
     assert not isinstance(mine, type), mine
     assert len(mine) == len(theirs)
     for i, (a, b) in enumerate(zip(theirs, mine, strict=True)):
-        assert apart(a, b) <= max(near, ROUGH.get(name, 0.0)), i
+        assert apart(a, b) <= near, i
 
 
 # attributes
@@ -421,47 +419,57 @@ def test_cross_loading(name, tmp_path):
 # random options, every step
 
 
+def samples_of(cls, name, case, dtype=torch.float32):
+    """The samples of a case's run, or the kind of error that ends it."""
+    space, seen = SPACES[name], []
+    try:
+        scheduler = cls(**space.options(case))
+        scheduler.set_timesteps(**space.calls(case))
+        first = entry(space, case, len(scheduler.timesteps))
+        if case["start"].startswith("begin") and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+        scale = float(getattr(scheduler, "init_noise_sigma", 1.0))
+        x = (normal(case["shape"], dtype, 0) * scale).to(dtype)
+        walk = space.loop(
+            scheduler,
+            case,
+            x,
+            first,
+            lambda i, seen: output(space, case, i, dtype),
+            lambda i: step_options(case, i, dtype),
+        )
+        seen.extend(out["prev_sample"] for _, out in walk)
+    except Exception as error:
+        seen.append(type(error))
+    return seen
+
+
 @pytest.mark.parametrize("name", [n for n in SPACES if n in HABITS])
 def test_random_options(name):
-    """Every pair of options, numbers of steps and beginnings meets in some case."""
-    space = SPACES[name]
-    for case in space.cases:
-        samples = []
-        for cls in (COUNTERPARTS[name]._reference, COUNTERPARTS[name]):
-            seen = []
-            try:
-                scheduler = cls(**space.options(case))
-                scheduler.set_timesteps(**space.calls(case))
-                first = entry(space, case, len(scheduler.timesteps))
-                if case["start"].startswith("begin") and hasattr(scheduler, "set_begin_index"):
-                    scheduler.set_begin_index(first)
-                scale = float(getattr(scheduler, "init_noise_sigma", 1.0))
-                x = (normal(case["shape"], torch.float32, 0) * scale).float()
-                given = {"generator": draws()} if takes(scheduler.step, "generator") else {}
-                if step_options(case, 0, torch.float32).get("variance_noise") is not None:
-                    given = {}
-                walk = space.loop(
-                    scheduler,
-                    case,
-                    x,
-                    first,
-                    lambda i, seen, case=case: output(space, case, i, torch.float32),
-                    lambda i, case=case, given=given: {
-                        **step_options(case, i, torch.float32),
-                        **given,
-                    },
-                )
-                seen.extend(out["prev_sample"] for _, out in walk)
-            except Exception as error:
-                seen.append(type(error))
-            samples.append(seen)
-        theirs, mine = samples
+    """Every two options, numbers of steps and beginnings meet in some case.
+
+    Where results are further apart than the rounding of a step, it is that of diffusers' float32
+    formulas: with their numbers in float64 it is nearer to ours than to what is installed.
+    """
+    for case in SPACES[name].cases:
+        with reference(name, Draws(3), lifted=False) as cls:
+            theirs = samples_of(cls, name, case)
+        with (
+            reference(name, Draws(3), lifted=False),
+            mock.patch.object(diffusers_memory, "randn_tensor", Draws(3)),
+        ):
+            mine = samples_of(COUNTERPARTS[name], name, case)
         assert len(theirs) == len(mine), (case, theirs[-1:], mine[-1:])
-        for a, b in zip(theirs, mine, strict=True):
-            if isinstance(a, type) or isinstance(b, type):
-                assert a is b, case
-            else:
-                assert apart(a, b) <= ROUGH.get(name, NEAR), case
+        ends = [(a, b) for a, b in zip(theirs, mine, strict=True) if isinstance(a, type)]
+        assert all(a is b for a, b in ends), case
+        far = [apart(*pair) for pair in zip(theirs, mine, strict=True) if pair not in ends]
+        if max(far, default=0.0) <= NEAR:
+            continue
+        with reference(name, Draws(3), lifted=True) as cls:
+            exact = samples_of(cls, name, case, torch.float64)
+        for a, b, c in zip(theirs, mine, exact, strict=True):
+            if not isinstance(c, type):
+                assert apart(c, b) <= 1.2 * apart(c, a) + NEAR, case
 
 
 def test_every_class_is_diffusers_own():
@@ -470,5 +478,3 @@ def test_every_class_is_diffusers_own():
         assert issubclass(cls, Either), name
         assert {*vars(cls)} & {"set_timesteps", "__init__", "step"}
     assert {*HABITS} <= {*COUNTERPARTS}
-    assert given_betas
-    assert ours.ADAPTED
