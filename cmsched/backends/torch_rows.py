@@ -43,12 +43,11 @@ def nonzero_rows(weight: Array) -> tuple[slice, ...] | None:
 
 @lru_cache(maxsize=256)
 def compile_source(
-    structure: tuple[tuple[int, tuple[int, ...], bool], ...], picks: tuple[int, ...]
+    structure: tuple[tuple[int, tuple[int, ...], bool], ...],
+    copies: tuple[tuple[int, int], ...],
+    results: tuple[int, ...],
 ) -> Callable[..., Callable[..., Any]]:
-    """Compile rows that are alike but for their numbers: (value, sources, is the first one plain).
-
-    The last value is the next sample.
-    """
+    """Compile rows alike but for their numbers: (value, sources, is the first one plain)."""
     lines: list[str] = []
     names: dict[int, str] = {}
     given = [f"w{k}" for k in range(sum(len(sources) for _, sources, _ in structure))]
@@ -64,9 +63,12 @@ def compile_source(
         names[value] = f"t{value}"
         text += "".join(f".add_({other}, alpha={alpha})" for other, alpha in rest)
         lines.append(f"    t{value} = {text}")
-    stored = "".join(f"{names.get(value, f'v[{value}]')}, " for value in picks)
+    for value, source in copies:
+        lines.append(f"    t{value} = {names.get(source, f'v[{source}]')}.clone()")
+        names[value] = f"t{value}"
+    found = ", ".join(names.get(value, f"v[{value}]") for value in results)
     lines = [f"def bound({', '.join(given)}):", "  def kernel(v):", *lines]
-    lines += [f"    return t{structure[-1][0]}, ({stored})", "  return kernel"]
+    lines += [f"    return [{found}]", "  return kernel"]
     space: dict[str, Any] = {"add": torch.add}
     exec("\n".join(lines), space)
     return space["bound"]  # type: ignore[no-any-return]
@@ -126,8 +128,8 @@ def as_numpy(x: Any, seen: dict[int, Any]) -> Any:
 
 def from_numpy(x: Any, seen: dict[int, Any]) -> Any:
     """Give the tensor that was seen, or one of what is new."""
-    if isinstance(x, tuple):
-        return tuple([from_numpy(y, seen) for y in x])
+    if isinstance(x, tuple | list):
+        return [from_numpy(y, seen) for y in x]
     return seen[id(x)][1] if id(x) in seen else torch.from_numpy(np.asarray(x))
 
 

@@ -206,7 +206,7 @@ def _sample(
         raise TypeError(f"extra_args must be a dict of keywords for model, got {extra_args!r}")
     levels = _levels(**{key: rest.pop(key) for key in function.levels})
     if len(levels) == 1:
-        return x  # no step
+        return backend.copy(x)  # no step
     scale = check_nonnegative("s_noise", rest.get("s_noise", 1.0))
     # A clean estimate is noised up to the last level as on the way to a 0, which is left out then.
     split = samplers.get(function.sampler).jumps and levels[0] > levels[-1] > 0

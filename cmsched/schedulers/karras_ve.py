@@ -143,7 +143,8 @@ class KarrasVeScheduler(PartsMixin):
             level = resolve(sigma).to_device_of(
                 np.full(tuple(sigma.shape), level), sigma, sigma.dtype
             )
-        return backend.astype(hat, sample.dtype), level
+        hat = backend.astype(hat, sample.dtype)
+        return backend.copy(hat) if hat is sample else hat, level
 
     def step(
         self,
@@ -204,6 +205,7 @@ class KarrasVeScheduler(PartsMixin):
         step = number_or_rows(x, "sigma_prev", b) - number_or_rows(x, "sigma_hat", a)
         moved = backend.astype(x, backend.accumulation(x.dtype)) + step * eps
         values = [backend.astype(v, x.dtype) for v in (moved, derivative, x0)]
+        values[1] = backend.copy(values[1])  # the caller's, or what the step was taken along
         return KarrasVeOutput(*values) if return_dict else tuple(values[:2])
 
     def add_noise(self, original_samples: Array, noise: Array, timesteps: Any) -> Array:
