@@ -55,7 +55,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Make what is filled later now, for torch.compile (see `Layout`)."""
-        _ = self._work, self._times, self._tables
+        _ = self._kernels, self._times, self._tables
 
     @cached_property
     def _key(self) -> tuple[Any, ...]:
@@ -121,9 +121,9 @@ class Plan:
         return make_plan(self.sampler, self.grid.skip(k), self.prediction, self.options)
 
     def work(self, backend: Backend, index: int, dtype: Any, estimate: bool) -> tuple[Work, Any]:
-        """Return what a row does, see `rows.work_of`, and that as the backend compiles it, or None."""
+        """Return what a row does, see `rows.work_of`, and the backend's kernel of that, or None."""
         try:
-            return self._work[backend, index, dtype, estimate]
+            return self._kernels[backend, index, dtype, estimate]
         except KeyError:
             layout, kernel = self.layout, None
             work = work_of(layout, self.rows[index], estimate)
@@ -132,10 +132,10 @@ class Plan:
             plain = not layout.masked and backend.accumulation(dtype) == dtype
             if plain and (work.program or work.copies):
                 kernel = backend.kernel(work, dtype)
-            return self._work.setdefault((backend, index, dtype, estimate), (work, kernel))
+            return self._kernels.setdefault((backend, index, dtype, estimate), (work, kernel))
 
     @cached_property
-    def _work(self) -> dict[tuple[Backend, int, Any, bool], tuple[Work, Any]]:
+    def _kernels(self) -> dict[tuple[Backend, int, Any, bool], tuple[Work, Any]]:
         return {}
 
     @cached_property

@@ -5,7 +5,7 @@ combinations, then which values become (sample, *memory).
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -179,10 +179,16 @@ class Work(NamedTuple):
 
     program: tuple[tuple[Any, ...], ...]  # as in `Row`, but for sums that only rename a value
     copies: tuple[tuple[int, int], ...]  # then: (value, source)
-    results: tuple[int, ...]  # values: the next sample, the stored arrays, and x0 if asked for
+    results: tuple[int, tuple[int, ...], int | None]  # next sample, stored arrays, x0 if asked for
     statements: tuple[tuple[int, tuple[int, ...]], ...]  # those of the layout, and copies
     weights: tuple[float, ...]  # of their terms
     made: tuple[int, ...]  # the results that statements make
+
+    def taken(self, values: Sequence[Any]) -> tuple[Any, tuple[Any, ...], Any]:
+        """Return the results among the values."""
+        following, stored, x0 = self.results
+        estimate = None if x0 is None else values[x0]
+        return values[following], tuple([values[v] for v in stored]), estimate
 
 
 def work_of(layout: Layout, row: Row, estimate: bool) -> Work:
@@ -199,15 +205,14 @@ def work_of(layout: Layout, row: Row, estimate: bool) -> Work:
             program.insert(0, program_of(layout.x0, [term for term in terms if term[1]]))
         statements = [(layout.x0, (SAMPLE, OUTPUT)), *(s for s in statements if s[0] != layout.x0)]
         weights.update({(layout.x0, v, region): c for v, c, region in terms})
-    sums, renamed = [], {}
+    sums, renamed = [], dict[int, int]()
     for value, sources, own, regions in program:
         sources = tuple([renamed.get(v, v) for v in sources])
         if own == (1.0,) and regions is None:
             renamed[value] = sources[0]
         else:
             sums.append((value, sources, own, regions))
-    copies: list[tuple[int, int]] = []
-    results: list[int] = []
+    copies, results = list[tuple[int, int]](), list[int]()
     wanted = [layout.next_sample, *row.stores_from, *([layout.x0] if estimate else [])]
     for place, value in enumerate(wanted):
         source = renamed.get(value, value)
@@ -223,7 +228,7 @@ def work_of(layout: Layout, row: Row, estimate: bool) -> Work:
     return Work(
         tuple(sums),
         tuple(copies),
-        tuple(results),
+        (results[0], tuple(results[1 : 1 + len(layout.slots)]), results[-1] if estimate else None),
         tuple(statements),
         tuple([weights.get(term, 0.0) for term in terms_of]),
         tuple([value for value in results if value in values]),

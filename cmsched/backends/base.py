@@ -182,8 +182,8 @@ class Backend:
     def kernel(self, work: Any, dtype: DType) -> Any:
         """Compile what a row does (`rows.Work`) to a function of values, or give None.
 
-        The function returns the results, or None where it cannot take these values; it is for
-        arrays of this dtype for which `kernel_applies`.
+        The function returns what `Work.taken` does, or None where it cannot take these values; it
+        is for arrays of this dtype for which `kernel_applies`.
         """
         return None
 

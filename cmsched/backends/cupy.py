@@ -85,8 +85,9 @@ class CupyBackend(Backend):
         def kernel(values: list[Array]) -> Any:
             arrays = [values[n] for n in read]
             made = _kernel(statements, wanted, _types(arrays), name)(*arrays, *weights)
-            new = dict(zip(wanted, made if len(wanted) > 1 else [made], strict=True))
-            return [new[v] if v in new else values[v] for v in work.results]
+            for v, result in zip(wanted, made if len(wanted) > 1 else [made], strict=True):
+                values[v] = result
+            return work.taken(values)
 
         return kernel
 

@@ -105,8 +105,9 @@ class NumpyBackend(Backend):
         def kernel(values: list[Array]) -> Any:
             if not fused.suits(values, statements, column.dtype):
                 return None
-            made = fused.evaluate(statements, work.made, values, column)
-            return [made[v] if v in made else values[v] for v in work.results]
+            for v, made in fused.evaluate(statements, work.made, values, column).items():
+                values[v] = made
+            return work.taken(values)
 
         return kernel
 

@@ -45,7 +45,7 @@ def nonzero_rows(weight: Array) -> tuple[slice, ...] | None:
 def compile_source(
     structure: tuple[tuple[int, tuple[int, ...], bool], ...],
     copies: tuple[tuple[int, int], ...],
-    results: tuple[int, ...],
+    results: tuple[int, tuple[int, ...], int | None],
 ) -> Callable[..., Callable[..., Any]]:
     """Compile rows alike but for their numbers: (value, sources, is the first one plain)."""
     lines: list[str] = []
@@ -66,9 +66,13 @@ def compile_source(
     for value, source in copies:
         lines.append(f"    t{value} = {names.get(source, f'v[{source}]')}.clone()")
         names[value] = f"t{value}"
-    found = ", ".join(names.get(value, f"v[{value}]") for value in results)
+    following, *stored, x0 = (
+        "None" if value is None else names.get(value, f"v[{value}]")
+        for value in (results[0], *results[1], results[2])
+    )
     lines = [f"def bound({', '.join(given)}):", "  def kernel(v):", *lines]
-    lines += [f"    return [{found}]", "  return kernel"]
+    lines += [f"    return {following}, ({''.join(f'{v}, ' for v in stored)}), {x0}"]
+    lines.append("  return kernel")
     space: dict[str, Any] = {"add": torch.add}
     exec("\n".join(lines), space)
     return space["bound"]  # type: ignore[no-any-return]
@@ -128,8 +132,10 @@ def as_numpy(x: Any, seen: dict[int, Any]) -> Any:
 
 def from_numpy(x: Any, seen: dict[int, Any]) -> Any:
     """Give the tensor that was seen, or one of what is new."""
-    if isinstance(x, tuple | list):
-        return [from_numpy(y, seen) for y in x]
+    if x is None:
+        return None
+    if isinstance(x, tuple):
+        return tuple([from_numpy(y, seen) for y in x])
     return seen[id(x)][1] if id(x) in seen else torch.from_numpy(np.asarray(x))
 
 

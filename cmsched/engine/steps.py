@@ -154,9 +154,8 @@ def _stepped(
             ]
         for value, source in work.copies:
             values[value] = backend.copy(values[source])
-        done = [values[v] for v in work.results]
-    x0 = done.pop() if estimate else None
-    return State(done[0], tuple(done[1:]), index + 1), x0
+        done = work.taken(values)
+    return State(done[0], done[1], index + 1), done[2]
 
 
 def unlike(backend: Backend, prediction: Prediction, sample: Array, output: Array) -> Array:

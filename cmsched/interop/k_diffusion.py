@@ -424,7 +424,10 @@ class _Increments:
             rest = (self.ask(start, b) - math.sqrt(share) * first) / math.sqrt(1 - share)
             self.last = step, (a, b), rest
         else:
-            self.last = step, (a, b), self.ask(a, b)
+            z = self.ask(a, b)
+            if b != points[step + 1].lam:  # the rest is to come, and its array may be this one
+                z = self.loop.backend.copy(z)
+            self.last = step, (a, b), z
         return self.last[2]
 
     def ask(self, a: float, b: float) -> Array:

@@ -244,13 +244,15 @@ class SchedulerMixin(PlanMixin):
             noise = (backend.zeros_like(sample) if noise is None else noise,) * len(layout.draws)
 
         state = engine.State(sample, memory, index)
-        second: tuple[Array, ...] = ()
+        fields: tuple[Array, ...]
         if len(self.output_class.fields) == 1:
             after = engine.step(plan, state, model_output, rng=generator, noise=noise)
+            fields = (after.sample,)
         else:
-            after, *second = self.step_and_second(
+            after, second = self.step_and_second(
                 plan, state, model_output, rng=generator, noise=noise
             )
+            fields = after.sample, second
         if unused:
             self.say_once("variance_noise has no effect: this configuration draws no noise")
         self.run = Run(
@@ -258,7 +260,6 @@ class SchedulerMixin(PlanMixin):
         )
         if seed is not None:
             self.last_seed = seed
-        fields = after.sample, *second
         return self.output_class(*fields) if return_dict else fields
 
     def step_and_second(

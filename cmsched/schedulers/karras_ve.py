@@ -187,6 +187,7 @@ class KarrasVeScheduler(PartsMixin):
         check_like(resolve(sample_hat), sample_hat, "derivative", derivative)
         other, x0 = self._slope(model_output, sigma_prev, sample_prev)
         mean = 0.5 * derivative + 0.5 * other
+        derivative = resolve(sample_hat).copy(derivative)
         return self._moved(sample_hat, sigma_hat, sigma_prev, mean, derivative, x0, return_dict)
 
     def _slope(self, output: Array, sigma: Any, sample: Array) -> tuple[Array, Array]:
@@ -205,7 +206,6 @@ class KarrasVeScheduler(PartsMixin):
         step = number_or_rows(x, "sigma_prev", b) - number_or_rows(x, "sigma_hat", a)
         moved = backend.astype(x, backend.accumulation(x.dtype)) + step * eps
         values = [backend.astype(v, x.dtype) for v in (moved, derivative, x0)]
-        values[1] = backend.copy(values[1])  # the caller's, or what the step was taken along
         return KarrasVeOutput(*values) if return_dict else tuple(values[:2])
 
     def add_noise(self, original_samples: Array, noise: Array, timesteps: Any) -> Array:
