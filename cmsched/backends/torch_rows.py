@@ -140,9 +140,9 @@ def from_numpy(x: Any, seen: dict[int, Any]) -> Any:
 
 
 def tree_map(fn: Callable[[Array], Any], tree: Any) -> Any:
-    """Apply fn to the arrays of a tree: tuples, mappings and registered containers."""
-    if tree is None:
-        return None
+    """Apply fn to the arrays of a tree: tuples, mappings and registered containers; not to ints."""
+    if tree is None or type(tree) is int:
+        return tree
     if type(tree) in containers:
         flatten, unflatten = containers[type(tree)]
         children, static = flatten(tree)

@@ -56,6 +56,8 @@ def step(
 ) -> State:
     """Return the state after the network's output: one linear combination per stored result.
 
+    Its arrays are nobody else's: what is given here may be overwritten later.
+
     Args:
         plan: the plan, its table, or a stack of plans.
         state: what `init` or `step` returned; it is not changed.
