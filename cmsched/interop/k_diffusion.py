@@ -425,7 +425,8 @@ class _Increments:
             self.last = step, (a, b), rest
         else:
             z = self.ask(a, b)
-            if b != points[step + 1].lam:  # the rest is to come, and its array may be this one
+            if self.loop.plan.rows and b != points[step + 1].lam:
+                # the rest is to come, in what may be the same array
                 z = self.loop.backend.copy(z)
             self.last = step, (a, b), z
         return self.last[2]
