@@ -51,13 +51,14 @@ def contestants(size: int) -> dict[str, Callable[[], Any]]:
 
     structure = tuple((v, sources, own[0] == 1.0) for v, sources, own, _ in row.program)
     numbers = [w for _, _, own, _ in row.program for w in own]
-    written = torch_rows.compile_source(structure, row.stores_from)(*numbers)
+    results = (layout.next_sample, row.stores_from, None)
+    written = torch_rows.compile_source(structure, (), results)(*numbers)
     held = [*tensors, *layout.placeholders]
 
     def torch_with(threads: int, step: Callable[[Any], Any]) -> Callable[[], Any]:
         def run() -> Any:
             torch.set_num_threads(threads)
-            following, (stored,) = step(held)
+            following, (stored,), _ = step(held)
             return [stored, following]
 
         return run

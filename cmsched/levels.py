@@ -56,7 +56,8 @@ class Levels:
             point = self.schedule.at(t=float(t))
             return self._put(point.alpha), self._put(point.sigma)
         t = self._array(t, lambda edge: self.schedule.at(t=edge))
-        return self._split(*self.schedule.parts_on(self, t))
+        alpha, sigma = self._split(*self.schedule.parts_on(self, t))
+        return alpha, self._apart(sigma, t)
 
     def split(self, ratio: Array) -> tuple[Array, Array]:
         """Return alpha and sigma of a ratio sigma / alpha, which may be infinite."""
@@ -77,7 +78,12 @@ class Levels:
             ratio = self._quotient(self.schedule.alpha_of_sigma(sigma, self.xp.sqrt), sigma)
         if isinstance(ratio, NUMBERS):
             return self._put(self.schedule.time_at(float(ratio)))
-        return self.schedule.times_on(self, self._array(ratio))
+        ratio = self._array(ratio)
+        return self._apart(self.schedule.times_on(self, ratio), ratio)
+
+    def _apart(self, found: Array, given: Array) -> Array:
+        """Return a result that is not the array given, where the level is the time."""
+        return self.backend.copy(found) if found is given else found
 
     # what the schedules' own formulas take
 

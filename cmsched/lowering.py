@@ -20,7 +20,7 @@ import numpy as np
 
 from .grids import Grid
 from .predictions import Prediction
-from .rows import EVERYWHERE, INSIDE, OUTPUT, OUTSIDE, SAMPLE, Layout, Row, Start, Term
+from .rows import EVERYWHERE, INSIDE, OUTPUT, OUTSIDE, SAMPLE, Layout, Row, Start, Term, program_of
 from .samplers import Sampler
 from .schedules import Point
 from .tracing import MASK, NOTHING, Draw, Form, Leaf, Trace
@@ -231,18 +231,8 @@ def _row(
         estimated,
         tuple((numbers.draws[d.rank], d) for d in draws),
         stores_from,
-        tuple(_program(value, terms) for value, terms in sums),
+        tuple(program_of(value, terms) for value, terms in sums),
     )
-
-
-def _program(value: int, terms: tuple[Term, ...]) -> tuple[Any, ...]:
-    """Return (value, sources, weights, regions or None if all everywhere).
-
-    A unit weight comes first, where it costs no multiplication; a sum of nothing is 0 x.
-    """
-    ordered = sorted(terms, key=lambda term: term[1] != 1.0) or [(SAMPLE, 0.0, EVERYWHERE)]
-    sources, weights, regions = (tuple(column) for column in zip(*ordered, strict=True))
-    return value, sources, weights, regions if any(regions) else None
 
 
 def union_of_terms(layout: Layout, rows: Iterable[Row]) -> tuple[tuple[tuple[int, int], ...], ...]:

@@ -14,7 +14,7 @@ from .backends import Backend, resolve
 from .grids import Grid
 from .lowering import lower
 from .predictions import Prediction
-from .rows import Layout, Row, Start, row_weights
+from .rows import Layout, Row, Start, Work, work_of
 from .schedules import SCHEDULES, Point
 from .tables import Table, host_table, to_device
 from .tracing import trace
@@ -120,22 +120,22 @@ class Plan:
         """Return the plan for the rest of the grid from step k: new history, draws count from 0."""
         return make_plan(self.sampler, self.grid.skip(k), self.prediction, self.options)
 
-    def kernel(self, backend: Backend, index: int, dtype: Any) -> Any:
-        """Return a row's program as the backend compiles it, or None where it does not."""
+    def work(self, backend: Backend, index: int, dtype: Any, estimate: bool) -> tuple[Work, Any]:
+        """Return what a row does, see `rows.work_of`, and the backend's kernel of that, or None."""
         try:
-            return self._kernels[backend, index, dtype]
+            return self._kernels[backend, index, dtype, estimate]
         except KeyError:
+            layout, kernel = self.layout, None
+            work = work_of(layout, self.rows[index], estimate)
             if backend.traced():  # inside torch.compile, which writes kernels of its own
-                return None
-            row = self.rows[index]
-            layout = self.layout
-            kernel = None
-            if not layout.masked:
-                kernel = backend.kernel(layout, row, row_weights(layout, row), dtype)
-            return self._kernels.setdefault((backend, index, dtype), kernel)
+                return work, None
+            plain = not layout.masked and backend.accumulation(dtype) == dtype
+            if plain and (work.program or work.copies):
+                kernel = backend.kernel(work, dtype)
+            return self._kernels.setdefault((backend, index, dtype, estimate), (work, kernel))
 
     @cached_property
-    def _kernels(self) -> dict[tuple[Backend, int, Any], Any]:
+    def _kernels(self) -> dict[tuple[Backend, int, Any, bool], tuple[Work, Any]]:
         return {}
 
     @cached_property

@@ -5,6 +5,7 @@ combinations, then which values become (sample, *memory).
 """
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -23,9 +24,12 @@ __all__ = [
     "Row",
     "Start",
     "Term",
+    "Work",
     "implied",
+    "program_of",
     "row_weights",
     "value_keys",
+    "work_of",
 ]
 
 EVERYWHERE, INSIDE, OUTSIDE = 0, 1, 2  # regions of a mask
@@ -107,8 +111,9 @@ class Layout:
 
     @cached_property
     def placeholders(self) -> tuple[None, ...]:
-        """Places of the values that a step computes, draws or is given."""
-        return (None,) * (self.next_sample + 1 - self.first_draw)
+        """Places of the values that a step computes, draws or is given, and of copies."""
+        results = len(self.slots) + 2
+        return (None,) * (self.next_sample + 1 - self.first_draw + results)
 
     @property
     def stochastic(self) -> bool:
@@ -153,6 +158,81 @@ def row_weights(layout: Layout, row: Row) -> list[float]:
         )
     }
     return [have.get(term, 0.0) for term in layout.terms]
+
+
+def program_of(value: int, terms: Iterable[Term]) -> tuple[Any, ...]:
+    """Return (value, sources, weights, regions or None if all everywhere).
+
+    A unit weight comes first, where it costs no multiplication; a sum of nothing is 0 x.
+    """
+    ordered = sorted(terms, key=lambda term: term[1] != 1.0) or [(SAMPLE, 0.0, EVERYWHERE)]
+    sources, weights, regions = (tuple(column) for column in zip(*ordered, strict=True))
+    return value, sources, weights, regions if any(regions) else None
+
+
+class Work(NamedTuple):
+    """What a row does so that each result is an array of its own.
+
+    None is an array that the step was given, which the caller or a network may write to later, and
+    no two are one. Only what was stored before moves by renaming.
+    """
+
+    program: tuple[tuple[Any, ...], ...]  # as in `Row`, but for sums that only rename a value
+    copies: tuple[tuple[int, int], ...]  # then: (value, source)
+    results: tuple[int, tuple[int, ...], int | None]  # next sample, stored arrays, x0 if asked for
+    statements: tuple[tuple[int, tuple[int, ...]], ...]  # those of the layout, and copies
+    weights: tuple[float, ...]  # of their terms
+    made: tuple[int, ...]  # the results that statements make
+
+    def taken(self, values: Sequence[Any]) -> tuple[Any, tuple[Any, ...], Any]:
+        """Return the results among the values."""
+        following, stored, x0 = self.results
+        estimate = None if x0 is None else values[x0]
+        return values[following], tuple([values[v] for v in stored]), estimate
+
+
+def work_of(layout: Layout, row: Row, estimate: bool) -> Work:
+    """Return what a row does; with x0 among the results, if that is asked for.
+
+    Where x0 is projected no sum makes it: it is a value before the program.
+    """
+    program, statements = list(row.program), list(layout.statements)
+    weights = dict(zip(layout.terms, row_weights(layout, row), strict=True))
+    if estimate and not layout.prediction.projects:
+        p, q, skip, out = row.estimate
+        terms = [(SAMPLE, skip + out * p, EVERYWHERE), (OUTPUT, out * q, EVERYWHERE)]
+        if not row.needs_x0:
+            program.insert(0, program_of(layout.x0, [term for term in terms if term[1]]))
+        statements = [(layout.x0, (SAMPLE, OUTPUT)), *(s for s in statements if s[0] != layout.x0)]
+        weights.update({(layout.x0, v, region): c for v, c, region in terms})
+    sums, renamed = [], dict[int, int]()
+    for value, sources, own, regions in program:
+        sources = tuple([renamed.get(v, v) for v in sources])
+        if own == (1.0,) and regions is None:
+            renamed[value] = sources[0]
+        else:
+            sums.append((value, sources, own, regions))
+    copies, results = list[tuple[int, int]](), list[int]()
+    wanted = [layout.next_sample, *row.stores_from, *([layout.x0] if estimate else [])]
+    for place, value in enumerate(wanted):
+        source = renamed.get(value, value)
+        moves = 0 < place <= len(layout.slots) and OUTPUT < source < layout.first_draw
+        if not moves and (source < layout.x0 or source in results):
+            copies.append((layout.next_sample + 1 + len(copies), source))
+            source = copies[-1][0]
+        results.append(source)
+    statements += [(value, (source,)) for value, source in copies]
+    weights.update({(value, source, EVERYWHERE): 1.0 for value, source in copies})
+    terms_of = [(value, v, EVERYWHERE) for value, sources in statements for v in sources]
+    values = {value for value, _ in statements}
+    return Work(
+        tuple(sums),
+        tuple(copies),
+        (results[0], tuple(results[1 : 1 + len(layout.slots)]), results[-1] if estimate else None),
+        tuple(statements),
+        tuple([weights.get(term, 0.0) for term in terms_of]),
+        tuple([value for value in results if value in values]),
+    )
 
 
 def _everywhere(sources: tuple[int, ...]) -> tuple[int, ...]:

@@ -221,6 +221,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "xp" in metafunc.fixturenames:
         available = [name for name in selected() if not missing(name)]
+        if only := metafunc.definition.get_closest_marker("only"):
+            available = [name for name in available if name in only.args]
         marks = {"cupy": [pytest.mark.gpu]}
         parameters = [pytest.param(name, marks=marks.get(name, [])) for name in available]
         metafunc.parametrize("xp", parameters, indirect=True)

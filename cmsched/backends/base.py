@@ -122,6 +122,10 @@ class Backend:
                 f"choose the device as {self.name} does"
             ) from error
 
+    def copy(self, x: Array) -> Array:
+        """Give an array of its own with these values; x itself where no array can be written to."""
+        return x * 1.0
+
     def zeros_like(self, x: Array) -> Array:
         """Give zeros of the same shape, dtype and device."""
         return self.xp.zeros_like(x)
@@ -142,9 +146,11 @@ class Backend:
         """Sum weights[k] * values[k] in `dtype`, into a new array.
 
         The weights are all Python floats, or all arrays of `dtype`. Where an array is 0, the value
-        is not looked at: it may be nan. Only a single value with weight 1.0 that has the dtype
-        already comes back itself.
+        is not looked at: it may be nan.
         """
+        if len(values) == 1 and isinstance(weights[0], float) and weights[0] == 1.0:
+            own = self.astype(values[0], dtype)
+            return self.copy(own) if own is values[0] else own
         total = None
         for value, weight in zip(values, weights, strict=True):
             term = self.astype(value, dtype)
@@ -173,12 +179,11 @@ class Backend:
             values[value] = self.combine([values[s] for s in sources], own, dtype)
             at += len(sources)
 
-    def kernel(self, layout: Any, row: Any, weights: Sequence[float], dtype: DType) -> Any:
-        """Compile a row of a plan to a function of values, or give None.
+    def kernel(self, work: Any, dtype: DType) -> Any:
+        """Compile what a row does (`rows.Work`) to a function of values, or give None.
 
-        The function returns the next sample and the stored arrays, or None where it cannot take
-        these values; it is for arrays of this dtype for which `kernel_applies`. `weights` are
-        those of `layout.terms`.
+        The function returns what `Work.taken` does, or None where it cannot take these values; it
+        is for arrays of this dtype for which `kernel_applies`.
         """
         return None
 

@@ -47,10 +47,14 @@ class CupyBackend(Backend):
         with x.device:
             return cp.asarray(host, dtype)
 
+    def copy(self, x: Array) -> Array:
+        """Give an array of its own with these values."""
+        return x.copy()
+
     def combine(self, values: Sequence[Array], weights: Sequence[Any], dtype: DType) -> Array:
         """Sum weights[k] * values[k] in `dtype`, into a new array, in one kernel."""
         if len(values) == 1 and isinstance(weights[0], float) and weights[0] == 1.0:
-            return values[0].astype(dtype, copy=False)
+            return values[0].astype(dtype)
         total = len(values)
         statements = ((total, tuple(range(total))),)
         return _kernel(statements, (total,), _types(values), np.dtype(dtype).name)(
@@ -72,17 +76,18 @@ class CupyBackend(Backend):
         for value, result in zip(wanted, made if len(wanted) > 1 else [made], strict=True):
             values[value] = result
 
-    def kernel(self, layout: Any, row: Any, weights: Sequence[float], dtype: DType) -> Any:
+    def kernel(self, work: Any, dtype: DType) -> Any:
         """Take a row in one kernel, with its numbers as scalars."""
-        wanted = tuple([n for n in layout.results if n in (*row.stores_from, layout.next_sample)])
-        read = fused.read_by(layout.statements, weights)
+        statements, weights, wanted = work.statements, work.weights, work.made
+        read = fused.read_by(statements, weights)
         name = np.dtype(dtype).name
 
         def kernel(values: list[Array]) -> Any:
             arrays = [values[n] for n in read]
-            made = _kernel(layout.statements, wanted, _types(arrays), name)(*arrays, *weights)
-            new = dict(zip(wanted, made if len(wanted) > 1 else [made], strict=True))
-            return new[layout.next_sample], tuple([new.get(v, values[v]) for v in row.stores_from])
+            made = _kernel(statements, wanted, _types(arrays), name)(*arrays, *weights)
+            for v, result in zip(wanted, made if len(wanted) > 1 else [made], strict=True):
+                values[v] = result
+            return work.taken(values)
 
         return kernel
 

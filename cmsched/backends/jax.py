@@ -69,6 +69,10 @@ class JaxBackend(Backend):
         with jax.ensure_compile_time_eval():  # a value even within a trace, so that it may be kept
             return jax.device_put(host, sharding)
 
+    def copy(self, x: Array) -> Array:
+        """Give x itself, which nobody can write to."""
+        return x
+
     def zeros_like(self, x: Array) -> Array:
         """Give zeros of the same shape, dtype and device."""
         return _zeros(x)

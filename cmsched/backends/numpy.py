@@ -51,6 +51,10 @@ class NumpyBackend(Backend):
         """Choose elementwise."""
         return np.where(condition, a, b)
 
+    def copy(self, x: Array) -> Array:
+        """Give an array of its own with these values."""
+        return np.array(x)
+
     def zeros_like(self, x: Array) -> Array:
         """Give zeros of the same shape and dtype."""
         return np.zeros_like(x)
@@ -67,7 +71,7 @@ class NumpyBackend(Backend):
             values = [v if np.all(w) else np.where(w == 0, v.dtype.type(0), v) for v, w in pairs]
             first = values[0]
         elif scale == 1.0 and len(values) == 1:
-            return np.asarray(first, dtype)
+            return np.array(first, dtype)
         total = np.asarray(np.multiply(first, scale, dtype=dtype))
         scratch = None
         for value, weight in zip(values[1:], weights[1:], strict=True):
@@ -94,17 +98,16 @@ class NumpyBackend(Backend):
         else:
             super().combinations(statements, wanted, values, weights, dtype)
 
-    def kernel(self, layout: Any, row: Any, weights: Sequence[float], dtype: DType) -> Any:
+    def kernel(self, work: Any, dtype: DType) -> Any:
         """Take a row of large arrays in one pass."""
-        column = np.array(weights, dtype)[:, None]
-        wanted = tuple([n for n in layout.results if n in (*row.stores_from, layout.next_sample)])
+        statements, column = work.statements, np.array(work.weights, dtype)[:, None]
 
         def kernel(values: list[Array]) -> Any:
-            if not fused.suits(values, layout.statements, column.dtype):
+            if not fused.suits(values, statements, column.dtype):
                 return None
-            made = fused.evaluate(layout.statements, wanted, values, column)
-            memory = tuple([made.get(v, values[v]) for v in row.stores_from])
-            return made[layout.next_sample], memory
+            for v, made in fused.evaluate(statements, work.made, values, column).items():
+                values[v] = made
+            return work.taken(values)
 
         return kernel
 

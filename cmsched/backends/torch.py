@@ -44,6 +44,10 @@ class TorchBackend(Backend):
         """Copy a host array to a device."""
         return torch.tensor(host, device=device)
 
+    def copy(self, x: Array) -> Array:
+        """Give a tensor of its own with these values, and their gradient."""
+        return x.clone()
+
     def zeros_like(self, x: Array) -> Array:
         """Give zeros of the same shape, dtype and device."""
         return torch.zeros_like(x)
@@ -98,7 +102,7 @@ class TorchBackend(Backend):
         elif scale != 1.0:
             total = first.mul(scale)
         elif len(values) == 1:
-            return first
+            return first.clone()
         else:
             total = torch.add(first, values[1], alpha=weights[1])
             rest = 2
@@ -106,22 +110,22 @@ class TorchBackend(Backend):
             total.add_(values[k], alpha=weights[k])
         return total
 
-    def kernel(self, layout: Any, row: Any, weights: Sequence[float], dtype: DType) -> Any:
+    def kernel(self, work: Any, dtype: DType) -> Any:
         """Write the row out as one would by hand, compile the text, and give it its numbers.
 
         Interpreting it would be a good part of the cost of a small step. Large tensors on the CPU
         are taken in one pass where numba is.
         """
-        structure = tuple([(v, sources, own[0] == 1.0) for v, sources, own, _ in row.program])
+        structure = tuple([(v, sources, own[0] == 1.0) for v, sources, own, _ in work.program])
         numbers = [
             torch_rows.number(w, dtype) if k == 0 else w
-            for _, _, own, _ in row.program
+            for _, _, own, _ in work.program
             for k, w in enumerate(own)
         ]
-        written = torch_rows.compile_source(structure, row.stores_from)(*numbers)
+        written = torch_rows.compile_source(structure, work.copies, work.results)(*numbers)
         if fused.numba() is None:
             return written
-        in_one_pass = NUMPY.kernel(layout, row, weights, self.dtype_name(dtype))
+        in_one_pass = NUMPY.kernel(work, self.dtype_name(dtype))
 
         def kernel(values: list[Array]) -> Any:
             if values[0].numel() < fused.LEAST or not torch_rows.on_host(values):

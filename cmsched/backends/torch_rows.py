@@ -43,12 +43,11 @@ def nonzero_rows(weight: Array) -> tuple[slice, ...] | None:
 
 @lru_cache(maxsize=256)
 def compile_source(
-    structure: tuple[tuple[int, tuple[int, ...], bool], ...], picks: tuple[int, ...]
+    structure: tuple[tuple[int, tuple[int, ...], bool], ...],
+    copies: tuple[tuple[int, int], ...],
+    results: tuple[int, tuple[int, ...], int | None],
 ) -> Callable[..., Callable[..., Any]]:
-    """Compile rows that are alike but for their numbers: (value, sources, is the first one plain).
-
-    The last value is the next sample.
-    """
+    """Compile rows alike but for their numbers: (value, sources, is the first one plain)."""
     lines: list[str] = []
     names: dict[int, str] = {}
     given = [f"w{k}" for k in range(sum(len(sources) for _, sources, _ in structure))]
@@ -64,9 +63,16 @@ def compile_source(
         names[value] = f"t{value}"
         text += "".join(f".add_({other}, alpha={alpha})" for other, alpha in rest)
         lines.append(f"    t{value} = {text}")
-    stored = "".join(f"{names.get(value, f'v[{value}]')}, " for value in picks)
+    for value, source in copies:
+        lines.append(f"    t{value} = {names.get(source, f'v[{source}]')}.clone()")
+        names[value] = f"t{value}"
+    following, *stored, x0 = (
+        "None" if value is None else names.get(value, f"v[{value}]")
+        for value in (results[0], *results[1], results[2])
+    )
     lines = [f"def bound({', '.join(given)}):", "  def kernel(v):", *lines]
-    lines += [f"    return t{structure[-1][0]}, ({stored})", "  return kernel"]
+    lines += [f"    return {following}, ({''.join(f'{v}, ' for v in stored)}), {x0}"]
+    lines.append("  return kernel")
     space: dict[str, Any] = {"add": torch.add}
     exec("\n".join(lines), space)
     return space["bound"]  # type: ignore[no-any-return]
@@ -126,15 +132,17 @@ def as_numpy(x: Any, seen: dict[int, Any]) -> Any:
 
 def from_numpy(x: Any, seen: dict[int, Any]) -> Any:
     """Give the tensor that was seen, or one of what is new."""
+    if x is None:
+        return None
     if isinstance(x, tuple):
         return tuple([from_numpy(y, seen) for y in x])
     return seen[id(x)][1] if id(x) in seen else torch.from_numpy(np.asarray(x))
 
 
 def tree_map(fn: Callable[[Array], Any], tree: Any) -> Any:
-    """Apply fn to the arrays of a tree: tuples, mappings and registered containers."""
-    if tree is None:
-        return None
+    """Apply fn to the arrays of a tree: tuples, mappings and registered containers; not to ints."""
+    if tree is None or type(tree) is int:
+        return tree
     if type(tree) in containers:
         flatten, unflatten = containers[type(tree)]
         children, static = flatten(tree)

@@ -11,7 +11,7 @@ from .checks import check_like
 from .draws import draw
 from .loops import Step, run, sample, trajectory
 from .start import init
-from .steps import estimate, estimate_x0, model_input, step
+from .steps import estimate, estimate_x0, model_input, step, step_and_x0
 from .transition import Transition, transition
 from .values import Estimate, Program, State, scaled
 
@@ -32,6 +32,7 @@ __all__ = [
     "sample",
     "scaled",
     "step",
+    "step_and_x0",
     "take",
     "trajectory",
     "transition",

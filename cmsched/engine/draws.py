@@ -43,7 +43,11 @@ def draw(plan: Program, state: State, rng: Any) -> tuple[Array, ...] | None:
         row, *times = resolve(sample).execute(table_rows, None, plan.on(sample), state)
         for one, begin, end in zip(each, times[::2], times[1::2], strict=True):
             one.update(row=row, times=(begin, end))
-    return tuple([standard_normal(rng, sample, **one) for one in each])
+    if len(each) == 1 or not callable(rng):
+        return tuple([standard_normal(rng, sample, **one) for one in each])
+    # a function may return one array again and again
+    copy = resolve(sample).copy
+    return tuple([copy(standard_normal(rng, sample, **one)) for one in each])
 
 
 def start_draws(layout: Layout, noise: Array, rng: Any) -> tuple[Array, ...]:

@@ -14,7 +14,7 @@ from ..schedules import Point
 from ..tables import Table
 from .checks import backend_of, check_given, check_like, check_output
 from .start import init
-from .steps import estimate, estimate_x0, model_input, step
+from .steps import model_input, step, step_and_x0
 from .values import (
     Program,
     State,
@@ -36,17 +36,12 @@ class Step(NamedTuple):
     before: State  # where the network was evaluated
     output: Array  # what it said there
     state: State  # where the loop stands now
-    estimate_x0: Callable[[State, Array], Array]  # of `before` and `output`
+    x0: Array  # the clean sample that the output implies, after projection
 
     @property
     def sample(self) -> Array:
         """The sample that the step made."""
         return self.state.sample
-
-    @property
-    def x0(self) -> Array:
-        """The clean sample that the output implies, after projection; computed when asked for."""
-        return self.estimate_x0(self.before, self.output)
 
 
 def trajectory(
@@ -69,7 +64,8 @@ def trajectory(
                 break
         state = step.state  # goes wherever a state goes: `cmsched.step`, `take`, a file
 
-    `cmsched.estimate(plan, step.before, step.output)` gives eps and v as well. Inside `jit` and
+    `cmsched.estimate(plan, step.before, step.output)` gives eps and v as well, if it is asked
+    before a network that writes its outputs to one array writes the next one. Inside `jit` and
     other traces the loop is written out. A plan without rows (adaptive samplers) has as many steps
     as its loop takes; their states hold no memory, and only this iterator goes on from them.
 
@@ -85,28 +81,30 @@ def trajectory(
         ValueError, TypeError: what `init` raises, at once; what `step` raises, when it is taken.
     """
     if isinstance(plan, Plan) and not plan.traced:
-        return _OwnLoop(model, plan, noise, x0, given, rng).steps()
+        return _OwnLoop(model, plan, noise, x0, given, rng).steps(show=True)
     index = 0 if isinstance(plan, Plan) and _is_traced(plan, noise, x0) else None
     state = init(plan, noise, x0=x0, given=given, rng=rng, index=index)
-    return _steps(model, plan, state, given, rng)
+    return _steps(model, plan, state, given, rng, True)
 
 
 def _steps(
-    model: Model, plan: Program, state: State, given: Mapping[str, Array] | None, rng: Any
+    model: Model,
+    plan: Program,
+    state: State,
+    given: Mapping[str, Array] | None,
+    rng: Any,
+    show: bool,
 ) -> Iterator[Step]:
-    """Yield the steps from a state on."""
-
-    def x0(before: State, output: Array) -> Array:
-        if isinstance(plan, Plan) and type(before.index) is int:
-            return estimate_x0(plan, before.index, before.sample, output)
-        return estimate(plan, before, output, given=given).x0
-
+    """Yield the steps from a state on; x0 is None unless it is shown."""
     for i in range(len(plan)):
-        before = state
+        before, x0 = state, None
         output = model(*model_input(plan, before))
-        state = step(plan, before, output, rng=rng, given=given)
+        if show:
+            state, x0 = step_and_x0(plan, before, output, rng=rng, given=given)
+        else:
+            state = step(plan, before, output, rng=rng, given=given)
         yield Step(i, before, output, state, x0)
-        del before, output
+        del before, output, x0
 
 
 def sample(
@@ -160,7 +158,9 @@ def sample(
 
         state = init(plan, noise, x0=x0, given=given, rng=rng)
         return backend.scan(body, state, len(plan)).sample
-    taken = trajectory(model, plan, noise, x0=x0, given=given, rng=rng)
+    index = 0 if isinstance(plan, Plan) and traced else None
+    state = init(plan, noise, x0=x0, given=given, rng=rng, index=index)
+    taken = _steps(model, plan, state, given, rng, callback is not None)
     for one in _progress(taken, len(plan), progress):
         if callback is not None:
             if backend.traced(one.output):
@@ -202,7 +202,8 @@ def run(
     if not isinstance(plan, Plan):
         raise TypeError("run executes the sampler itself: pass a plan, no table and no stack")
     own = _OwnLoop(model, plan, noise, x0, given, rng)
-    for one in _progress(own.steps(report), len(plan) or len(plan.grid), progress):
+    show = callback is not None
+    for one in _progress(own.steps(report, show), len(plan) or len(plan.grid), progress):
         if callback is not None:
             callback(one.i, one.before, one.x0)
         del one
@@ -268,19 +269,26 @@ class _OwnLoop:
         variance = variance_channels(self.backend, self.like, self.output)
         return z * learned_std(self.backend, variance, *log_range)
 
-    def steps(self, report: Callable[[Trial], None] | None = None) -> Iterator[Step]:
-        """Yield the steps; then `final` is the sample."""
+    def steps(
+        self, report: Callable[[Trial], None] | None = None, show: bool = False
+    ) -> Iterator[Step]:
+        """Yield the steps, then `final` is the sample; x0 is None unless it is shown."""
         asked = self.request(None, report)
         state = self.state(asked)
         while asked is not None:
             before, (x, at, eps) = state, Evaluate(*asked)
             self.evaluate(x, at)
             raw, x0 = self.estimates(x, at)
+            shown = self.apart(x0) if show else None
             reply = (x, x0, self.eps(x, at, raw)) if eps else (x, x0)
             asked = self.request(reply, report)
             state = self.state(asked)
-            shown = self.backend.astype(x0, self.like.dtype)
-            yield Step(before.index, before, self.output, state, _always(shown))
+            yield Step(before.index, before, self.output, state, shown)
+
+    def apart(self, x: Array) -> Array:
+        """Return an array of the loop's in the sample's dtype, not the one that it goes on with."""
+        own = self.backend.astype(x, self.like.dtype)
+        return self.backend.copy(own) if own is x else own
 
     def request(self, reply: Any, report: Callable[[Trial], None] | None) -> Any:
         """Return the next evaluation that the loop asks for; None, and `final`, at its end."""
@@ -344,11 +352,6 @@ class _OwnLoop:
             return (x - raw * at.alpha) * (1.0 / at.sigma)
         p, q = prediction.noise(at)  # not through x0, where a small sigma would be lost
         return x * p + self.mean * q
-
-
-def _always(x0: Array) -> Callable[[State, Array], Array]:
-    """Return the estimate that was made already."""
-    return lambda before, output: x0
 
 
 def _progress(steps: Iterable[Step], count: int, show: bool) -> Iterable[Step]:

@@ -27,7 +27,7 @@ def init(
     index: Any = None,
     which: Any = None,
 ) -> State:
-    """Return the state before the first evaluation.
+    """Return the state before the first evaluation, with arrays of its own.
 
     Args:
         plan: the plan, its table (`plan.on(noise)`), or a stack of plans.

@@ -56,6 +56,8 @@ def step(
 ) -> State:
     """Return the state after the network's output: one linear combination per stored result.
 
+    Its arrays are nobody else's: what is given here may be overwritten later.
+
     Args:
         plan: the plan, its table, or a stack of plans.
         state: what `init` or `step` returned; it is not changed.
@@ -70,6 +72,32 @@ def step(
         ValueError: output of another shape or device; missing or superfluous noise; an int index
             past the end (an array index stays there, and nothing changes).
     """
+    return _stepped(plan, state, output, rng, noise, given, False)[0]
+
+
+def step_and_x0(
+    plan: Program,
+    state: State,
+    output: Array,
+    *,
+    rng: Any = None,
+    noise: Array | Sequence[Array] | None = None,
+    given: Mapping[str, Array] | None = None,
+) -> tuple[State, Array]:
+    """Return what `step` returns and x0 of `estimate`, computed together."""
+    return _stepped(plan, state, output, rng, noise, given, True)
+
+
+def _stepped(
+    plan: Program,
+    state: State,
+    output: Array,
+    rng: Any,
+    noise: Array | Sequence[Array] | None,
+    given: Mapping[str, Array] | None,
+    estimate: bool,
+) -> tuple[State, Array | None]:
+    """Return the next state and, if asked for, the estimate x0."""
     sample, index = state.sample, state.index
     backend = resolve(sample)
     layout = plan.layout
@@ -99,7 +127,7 @@ def step(
     elif draws:
         z = draw(plan, state, rng) or ()
     if row is None:
-        return stepped(plan.on(sample), state, output, z, given)
+        return stepped(plan.on(sample), state, output, z, given, estimate)
     dtype = sample.dtype
     acc = backend.accumulation(dtype)
     values = [sample, mean, *state.memory, *layout.placeholders]
@@ -113,24 +141,23 @@ def step(
     if given:
         for k, name in enumerate(layout.given):
             values[layout.first_given + k] = given[name]
-    if row.needs_x0 and layout.prediction.projects:
+    if (row.needs_x0 or estimate) and layout.prediction.projects:
         values[layout.x0] = estimated(backend, layout, row.estimate, sample, mean, acc)
-    kernel = plan.kernel(backend, index, dtype) if acc == dtype else None  # type: ignore[union-attr]
-    if (
-        kernel is not None
-        and backend.kernel_applies(sample)
-        and (done := kernel(values)) is not None
-    ):
-        return State(done[0], done[1], index + 1)
-    for value, sources, weights, regions in row.program:
-        parts = [values[v] for v in sources]
-        if regions is not None:
-            parts = [masked(v, given, r) for v, r in zip(parts, regions, strict=True)]
-        values[value] = backend.combine(parts, weights, acc)
-    if acc != dtype:
-        values = [v if v is None or v.dtype == dtype else backend.astype(v, dtype) for v in values]
-    memory = tuple([values[v] for v in row.stores_from]) if row.stores_from else ()
-    return State(values[layout.next_sample], memory, index + 1)
+    work, kernel = plan.work(backend, index, dtype, estimate)  # type: ignore[union-attr]
+    if kernel is None or not backend.kernel_applies(sample) or (done := kernel(values)) is None:
+        for value, sources, weights, regions in work.program:
+            parts = [values[v] for v in sources]
+            if regions is not None:
+                parts = [masked(v, given, r) for v, r in zip(parts, regions, strict=True)]
+            values[value] = backend.combine(parts, weights, acc)
+        if acc != dtype:
+            values = [
+                v if v is None or v.dtype == dtype else backend.astype(v, dtype) for v in values
+            ]
+        for value, source in work.copies:
+            values[value] = backend.copy(values[source])
+        done = work.taken(values)
+    return State(done[0], done[1], index + 1), done[2]
 
 
 def unlike(backend: Backend, prediction: Prediction, sample: Array, output: Array) -> Array:

@@ -1,6 +1,6 @@
 """The execution with an array index: weights gathered from a table. These run inside jit.
 
-Their first argument is static and unused, see `Backend.execute`.
+Their first argument is static, see `Backend.execute`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -101,23 +101,29 @@ def stepped(
     output: Array,
     z: Sequence[Array],
     given: Mapping[str, Array] | None,
-) -> State:
-    """Return the state after the network's output; what is only renamed is not passed through."""
+    estimate: bool,
+) -> tuple[State, Array | None]:
+    """Return the state after the network's output and, if asked for, the estimate x0.
+
+    What is only renamed is not passed through; what was given is copied where it is stored.
+    """
     backend, layout = resolve(state.sample), table.layout
-    new, made, index = backend.execute(table_step, None, table, state, output, z, given)
+    new, made, index, x0 = backend.execute(table_step, estimate, table, state, output, z, given)
     held = {SAMPLE: state.sample, **dict(enumerate(state.memory, start=2)), **made}
-    return State(new, tuple([held[v] for v in layout.stores_from]), index)
+    ours = (*range(OUTPUT + 1, layout.first_draw), *range(layout.x0, layout.next_sample))
+    memory = [held[v] if v in ours else backend.copy(held[v]) for v in layout.stores_from]
+    return State(new, tuple(memory), index), x0
 
 
 def table_step(
-    _: None,
+    estimate: bool,
     table: Table,
     state: State,
     output: Array,
     z: Sequence[Array],
     given: Mapping[str, Array] | None,
-) -> tuple[Array, dict[int, Array], Array]:
-    """Return the next sample, the values made here that are stored, and the next index."""
+) -> tuple[Array, dict[int, Array], Array, Array | None]:
+    """Return the next sample, the values made here that are stored, the next index, and x0."""
     backend = resolve(state.sample)
     layout, sample = table.layout, state.sample
     acc, dtype = table.numbers.dtype, sample.dtype
@@ -154,7 +160,15 @@ def table_step(
     made = [v for v in layout.stores_from if v == OUTPUT or v >= layout.first_draw]
     stored = {v: backend.astype(values[v], dtype) for v in made}
     new = backend.astype(values[layout.next_sample], dtype)
-    return new, stored, backend.astype(next_index, state.index.dtype)
+    x0 = None
+    if estimate:
+        x0 = values[layout.x0] if layout.prediction.projects else None
+        if x0 is None:
+            numbers = [column[i, ...] for i in ESTIMATE]
+            x0 = estimated(backend, layout, numbers, sample, mean, acc)
+        x0 = backend.astype(x0, dtype)
+        x0 = backend.copy(x0) if x0 is stored.get(layout.x0) else x0
+    return new, stored, backend.astype(next_index, state.index.dtype), x0
 
 
 def table_estimate(_: None, table: Table, state: State, output: Array) -> Estimate:

@@ -206,7 +206,7 @@ def _sample(
         raise TypeError(f"extra_args must be a dict of keywords for model, got {extra_args!r}")
     levels = _levels(**{key: rest.pop(key) for key in function.levels})
     if len(levels) == 1:
-        return x  # no step
+        return backend.copy(x)  # no step
     scale = check_nonnegative("s_noise", rest.get("s_noise", 1.0))
     # A clean estimate is noised up to the last level as on the way to a 0, which is left out then.
     split = samplers.get(function.sampler).jumps and levels[0] > levels[-1] > 0
@@ -424,7 +424,11 @@ class _Increments:
             rest = (self.ask(start, b) - math.sqrt(share) * first) / math.sqrt(1 - share)
             self.last = step, (a, b), rest
         else:
-            self.last = step, (a, b), self.ask(a, b)
+            z = self.ask(a, b)
+            if self.loop.plan.rows and b != points[step + 1].lam:
+                # the rest is to come, in what may be the same array
+                z = self.loop.backend.copy(z)
+            self.last = step, (a, b), z
         return self.last[2]
 
     def ask(self, a: float, b: float) -> Array:

@@ -185,8 +185,8 @@ class CogVideoXDPMScheduler(PartsMixin):
             noise = self.normal(sample, None) if generator is None else None
         memory = (sample if old is None else old,) * len(plan.layout.slots)
         state = engine.State(sample, memory, entry)
-        after = engine.step(plan, state, model_output, rng=generator, noise=noise)
-        fields = after.sample, engine.estimate_x0(plan, entry, sample, model_output)
+        after, x0 = engine.step_and_x0(plan, state, model_output, rng=generator, noise=noise)
+        fields = after.sample, x0
         return DDIMSchedulerOutput(*fields) if return_dict else fields
 
     def _check_back(self, sample: Array, entry: int, old: Array | None, back: Any) -> None:

@@ -324,9 +324,12 @@ class TCDScheduler(DistilledScheduler):
     output_class = TCDSchedulerOutput
     meaning = staticmethod(tcd)
 
-    def second_field(self, plan: Plan, state: engine.State, output: Array) -> Array:
-        """Return the sample where the deterministic part of the step ends."""
-        return engine.step(before_noise(plan), state, output).sample
+    def step_and_second(
+        self, plan: Plan, state: engine.State, output: Array, **noise: Any
+    ) -> tuple[engine.State, Array]:
+        """Return the state after a step, and the sample where its deterministic part ends."""
+        after = engine.step(plan, state, output, **noise)
+        return after, engine.step(before_noise(plan), state, output).sample
 
 
 @lru_cache(maxsize=16)

@@ -165,7 +165,10 @@ class SchedulerMixin(PlanMixin):
         return run._replace(entry=entry, index=None)
 
     def scale_model_input(self, sample: Array, timestep: Any = None) -> Array:
-        """Return the network's input: the sample, scaled where this class's network wants that."""
+        """Return the network's input: the sample, scaled where this class's network wants that.
+
+        Where nothing is scaled it is the sample itself, as in the reference: do not write to it.
+        """
         timeline = self.timeline
         schedule = self.schedule if timeline is None else timeline.plan.grid.schedule
         if schedule.sigma_data == 0.0:
@@ -194,7 +197,8 @@ class SchedulerMixin(PlanMixin):
                 `return_dict=False` for a tuple. Others are options of the class's sampler.
 
         Returns:
-            An object with prev_sample (and the class's estimate of x0), or a tuple.
+            An object with prev_sample (and the class's estimate of x0, of this step whatever is
+            written to the arguments later), or a tuple. All are new arrays.
 
         Raises:
             ValueError, TypeError: wrong order of calls, shapes, frameworks; the scheduler is
@@ -246,7 +250,15 @@ class SchedulerMixin(PlanMixin):
             single = engine.State(like_single(sample), memory, index)
             noise = engine.draw(plan, single, generator)
             noise, generator = tuple(backend.astype(z, sample.dtype) for z in noise or ()), None
-        after = engine.step(plan, state, model_output, rng=generator, noise=noise)
+        fields: tuple[Array, ...]
+        if len(self.output_class.fields) == 1:
+            after = engine.step(plan, state, model_output, rng=generator, noise=noise)
+            fields = (after.sample,)
+        else:
+            after, second = self.step_and_second(
+                plan, state, model_output, rng=generator, noise=noise
+            )
+            fields = after.sample, second
         if unused:
             self.say_once("variance_noise has no effect: this configuration draws no noise")
         self.run = Run(
@@ -254,22 +266,13 @@ class SchedulerMixin(PlanMixin):
         )
         if seed is not None:
             self.last_seed = seed
-        output = self.output_class
-        if len(output.fields) == 1:
-            return output(after.sample) if return_dict else (after.sample,)
+        return self.output_class(*fields) if return_dict else fields
 
-        def second() -> Array:
-            return self.second_field(plan, state, model_output)
-
-        if return_dict:
-            return output.lazy(after.sample, second)
-        return after.sample, second()
-
-    def second_field(self, plan: Plan, state: engine.State, output: Array) -> Array:
-        """Return the second field of an output: the estimate of x0."""
-        if isinstance(state.index, int):
-            return engine.estimate_x0(plan, state.index, state.sample, output)
-        return engine.estimate(plan, state, output).x0
+    def step_and_second(
+        self, plan: Plan, state: engine.State, output: Array, **noise: Any
+    ) -> tuple[engine.State, Array]:
+        """Return the state after a step, and the second field of its output: the estimate of x0."""
+        return engine.step_and_x0(plan, state, output, **noise)
 
     def read_output(self, model_output: Array, sample: Array, options: dict[str, Any]) -> Array:
         """Return the network's output, or what an option of `step` gives in its place.

@@ -143,7 +143,8 @@ class KarrasVeScheduler(PartsMixin):
             level = resolve(sigma).to_device_of(
                 np.full(tuple(sigma.shape), level), sigma, sigma.dtype
             )
-        return backend.astype(hat, sample.dtype), level
+        hat = backend.astype(hat, sample.dtype)
+        return backend.copy(hat) if hat is sample else hat, level
 
     def step(
         self,
@@ -186,6 +187,7 @@ class KarrasVeScheduler(PartsMixin):
         check_like(resolve(sample_hat), sample_hat, "derivative", derivative)
         other, x0 = self._slope(model_output, sigma_prev, sample_prev)
         mean = 0.5 * derivative + 0.5 * other
+        derivative = resolve(sample_hat).copy(derivative)
         return self._moved(sample_hat, sigma_hat, sigma_prev, mean, derivative, x0, return_dict)
 
     def _slope(self, output: Array, sigma: Any, sample: Array) -> tuple[Array, Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 __all__ = ["OriginalSampleOutput", "SchedulerOutput", "output_of"]
@@ -28,25 +28,11 @@ class SchedulerOutput(Mapping[str, Any]):
         for name in self.fields:
             setattr(self, name, given.get(name))
 
-    @classmethod
-    def lazy(cls, prev_sample: Any, estimate: Callable[[], Any]) -> SchedulerOutput:
-        """Return an output whose estimate of x0 is computed at first use: most loops never look."""
-        output = cls.__new__(cls)
-        output.prev_sample = prev_sample
-        output._estimate = estimate
-        return output
-
     prev_sample: Any
-    _estimate: Callable[[], Any]
 
     def __getattr__(self, name: str) -> Any:
-        if name not in type(self).fields[1:]:
-            fields = ", ".join(self.fields)
-            raise AttributeError(f"{type(self).__name__} has no field {name!r}; it has {fields}")
-        value = self._estimate()
-        setattr(self, name, value)
-        del self._estimate  # and the arrays that it holds
-        return value
+        fields = ", ".join(self.fields)
+        raise AttributeError(f"{type(self).__name__} has no field {name!r}; it has {fields}")
 
     def __getitem__(self, key: str | int | slice) -> Any:
         if isinstance(key, slice):

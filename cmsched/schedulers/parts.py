@@ -35,7 +35,7 @@ class PartsMixin(PlanMixin):
         self._tables = {}
 
     def scale_model_input(self, sample: Array, timestep: Any = None) -> Array:
-        """Return the network's input, which is the sample."""
+        """Return the network's input, which is the sample itself: do not write to it."""
         return sample
 
     def normal(self, like: Array, generator: Any) -> Array:

@@ -157,8 +157,8 @@ class RePaintScheduler(PartsMixin):
         draws = bool(plan.rows[0].draws)
         # the reference draws at the end of a run too, which jumps go up from
         noise = self.normal(sample, generator) if draws or self.as_reference else None
-        after = engine.step(plan, state, model_output, noise=noise if draws else None, given=given)
-        x0 = engine.estimate_x0(plan, 0, sample, model_output)
+        noise = noise if draws else None
+        after, x0 = engine.step_and_x0(plan, state, model_output, noise=noise, given=given)
         return RePaintSchedulerOutput(after.sample, x0) if return_dict else (after.sample, x0)
 
     def undo_step(self, sample: Array, timestep: Any, generator: Any = None) -> Array:

@@ -160,8 +160,9 @@ def predicted(
     backend = resolve(sample)
     state = engine.State(sample, (), scheduler.step_at(sample, timestep))
     mean, std = engine.transition(predictor(scheduler.required().plan), state, output)
-    x = mean
-    if not (isinstance(std, float) and std == 0.0):
+    if isinstance(std, float) and std == 0.0:
+        x = backend.copy(mean)
+    else:
         x = mean + std * backend.astype(scheduler.normal(sample, generator), mean.dtype)
     return backend.astype(x, sample.dtype), backend.astype(mean, sample.dtype)
 

@@ -133,8 +133,8 @@ MUTANTS = [
     Mutant(
         "steps of a loop without rows",
         LOOPS,
-        "yield Step(before.index, before, self.output, state, _always(shown))",
-        "yield Step(before.index, state, self.output, state, _always(shown))",
+        "yield Step(before.index, before, self.output, state, shown)",
+        "yield Step(before.index, state, self.output, state, shown)",
         "test_trajectory::test_loops_without_rows",
     ),
     Mutant(
@@ -176,7 +176,7 @@ MUTANTS = [
     Mutant(
         "a unit weight in another dtype",
         "backends/numpy.py",
-        "            return np.asarray(first, dtype)\n        total",
+        "            return np.array(first, dtype)\n        total",
         "            return first\n        total",
         "test_backends::test_a_single_value_of_another_dtype_is_converted",
     ),
@@ -260,9 +260,52 @@ MUTANTS = [
     Mutant(
         "stale state",
         STEP,
-        "return State(values[layout.next_sample], memory, index + 1)",
-        "return State(values[layout.next_sample], memory, index)",
+        "return State(done[0], done[1], index + 1), done[2]",
+        "return State(done[0], done[1], index), done[2]",
         EXECUTIONS,
+    ),
+    # arrays of one's own
+    Mutant(
+        "what was given is the result",
+        "rows.py",
+        "if not moves and (source < layout.x0 or source in results):",
+        "if not moves and source in results:",
+        "test_owned::test_step_keeps_nothing_that_it_was_given",
+    ),
+    Mutant(
+        "what was given is stored",
+        "rows.py",
+        "len(layout.slots) and OUTPUT < source < layout.first_draw",
+        "len(layout.slots) and source < layout.first_draw",
+        "test_owned::test_step_keeps_nothing_that_it_was_given",
+    ),
+    Mutant(
+        "an estimate and what is stored are one array",
+        "rows.py",
+        "if not moves and (source < layout.x0 or source in results):",
+        "if not moves and source < layout.x0:",
+        "test_owned::test_step_keeps_nothing_that_it_was_given",
+    ),
+    Mutant(
+        "what was given is stored by a table",
+        "engine/table.py",
+        "held[v] if v in ours else backend.copy(held[v]) for v",
+        "held[v] for v",
+        "test_owned::test_step_of_a_table",
+    ),
+    Mutant(
+        "what a loop of its own goes on with is seen",
+        LOOPS,
+        "self.backend.copy(own) if own is x else own",
+        "own",
+        "test_owned::test_whole_loops",
+    ),
+    Mutant(
+        "an array of a function for two draws",
+        "engine/draws.py",
+        "copy(standard_normal(rng, sample, **one)) for one",
+        "standard_normal(rng, sample, **one) for one",
+        "test_owned::test_noise_of_a_function_with_one_array",
     ),
     Mutant(
         "noise of clean data",
