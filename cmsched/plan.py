@@ -120,22 +120,26 @@ class Plan:
         """Return the plan for the rest of the grid from step k: new history, draws count from 0."""
         return make_plan(self.sampler, self.grid.skip(k), self.prediction, self.options)
 
-    def work(self, backend: Backend, index: int, dtype: Any, estimate: bool) -> tuple[Work, Any]:
+    def work(
+        self, backend: Backend, index: int, dtype: Any, estimate: bool, owned: bool = True
+    ) -> tuple[Work, Any]:
         """Return what a row does, see `rows.work_of`, and the backend's kernel of that, or None."""
         try:
-            return self._kernels[backend, index, dtype, estimate]
+            return self._kernels[backend, index, dtype, estimate, owned]
         except KeyError:
             layout, kernel = self.layout, None
-            work = work_of(layout, self.rows[index], estimate)
+            work = work_of(layout, self.rows[index], estimate, owned)
             if backend.traced():  # inside torch.compile, which writes kernels of its own
                 return work, None
             plain = not layout.masked and backend.accumulation(dtype) == dtype
             if plain and (work.program or work.copies):
                 kernel = backend.kernel(work, dtype)
-            return self._kernels.setdefault((backend, index, dtype, estimate), (work, kernel))
+            return self._kernels.setdefault(
+                (backend, index, dtype, estimate, owned), (work, kernel)
+            )
 
     @cached_property
-    def _kernels(self) -> dict[tuple[Backend, int, Any, bool], tuple[Work, Any]]:
+    def _kernels(self) -> dict[tuple[Any, ...], tuple[Work, Any]]:
         return {}
 
     @cached_property

@@ -191,10 +191,11 @@ class Work(NamedTuple):
         return values[following], tuple([values[v] for v in stored]), estimate
 
 
-def work_of(layout: Layout, row: Row, estimate: bool) -> Work:
+def work_of(layout: Layout, row: Row, estimate: bool, owned: bool = True) -> Work:
     """Return what a row does; with x0 among the results, if that is asked for.
 
-    Where x0 is projected no sum makes it: it is a value before the program.
+    Where x0 is projected no sum makes it: it is a value before the program. What is stored may be
+    the sample itself where it need not be an array of its own (owned).
     """
     program, statements = list(row.program), list(layout.statements)
     weights = dict(zip(layout.terms, row_weights(layout, row), strict=True))
@@ -216,7 +217,8 @@ def work_of(layout: Layout, row: Row, estimate: bool) -> Work:
     wanted = [layout.next_sample, *row.stores_from, *([layout.x0] if estimate else [])]
     for place, value in enumerate(wanted):
         source = renamed.get(value, value)
-        moves = 0 < place <= len(layout.slots) and OUTPUT < source < layout.first_draw
+        stored = 0 < place <= len(layout.slots)
+        moves = stored and (OUTPUT < source < layout.first_draw or (source == SAMPLE and not owned))
         if not moves and (source < layout.x0 or source in results):
             copies.append((layout.next_sample + 1 + len(copies), source))
             source = copies[-1][0]

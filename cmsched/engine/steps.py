@@ -128,7 +128,35 @@ def _stepped(
         z = draw(plan, state, rng) or ()
     if row is None:
         return stepped(plan.on(sample), state, output, z, given, estimate)
-    dtype = sample.dtype
+    return take_row(backend, plan, state, output, mean, z, given, estimate)  # type: ignore[arg-type]
+
+
+def take_row(
+    backend: Backend,
+    plan: Plan,
+    state: State,
+    output: Array,
+    mean: Array,
+    z: Sequence[Array],
+    given: Mapping[str, Array] | None,
+    estimate: bool,
+    owned: bool = True,
+) -> tuple[State, Array | None]:
+    """Return the next state and, if asked for, the estimate x0, of arguments that are checked.
+
+    Args:
+        backend: that of the arrays.
+        plan: the plan.
+        state: with an int index.
+        output: the network's output.
+        mean: the part of it that is not about the variance.
+        z: the draws of the row.
+        given: the arrays that the sampler takes.
+        estimate: whether x0 is asked for.
+        owned: whether what is stored may not be the sample itself.
+    """
+    sample, index, layout = state.sample, state.index, plan.layout
+    row, dtype = plan.rows[index], sample.dtype
     acc = backend.accumulation(dtype)
     values = [sample, mean, *state.memory, *layout.placeholders]
     if z:
@@ -143,7 +171,7 @@ def _stepped(
             values[layout.first_given + k] = given[name]
     if (row.needs_x0 or estimate) and layout.prediction.projects:
         values[layout.x0] = estimated(backend, layout, row.estimate, sample, mean, acc)
-    work, kernel = plan.work(backend, index, dtype, estimate)  # type: ignore[union-attr]
+    work, kernel = plan.work(backend, index, dtype, estimate, owned)
     if kernel is None or not backend.kernel_applies(sample) or (done := kernel(values)) is None:
         for value, sources, weights, regions in work.program:
             parts = [values[v] for v in sources]

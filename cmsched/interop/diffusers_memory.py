@@ -32,6 +32,7 @@ class Taken(NamedTuple):
     times: tuple[float, ...] = ()  # of the plan's evaluations
     slot: tuple[str, int] = ("k", 0)  # kind and rank of the slots of converted outputs
     data: bool = False  # whether these are of x0, and not of eps
+    aside: tuple[Any, ...] = ()  # what a habit shows beside, by entry
 
     def still(self, scheduler: Any) -> bool:
         """Return whether the tables are the scheduler's."""
@@ -57,6 +58,7 @@ class Done(NamedTuple):
     output: Array
     after: engine.State
     taken: Taken
+    x0: Array | None
 
     def stored(self, kind: str, rank: int = 0) -> Array | None:
         """Return what the row stored in the slot of a kind and rank, if it made anything new."""
@@ -111,6 +113,10 @@ class Habit:
         """Return the times by which rows are found."""
         return tuple(plan.timesteps.tolist())
 
+    def aside(self, s: Any) -> tuple[Any, ...]:
+        """Return what is shown beside what is kept, by entry."""
+        return ()
+
     # a row
 
     def place(self, s: Any, taken: Taken, timestep: Any, sample: Array) -> Place | None:
@@ -135,9 +141,7 @@ class Habit:
         wasted = self.last is not None and self.last <= len(plan) == index + 1
         return wasted and bool(samplers.get(plan.sampler).trait("stochastic", plan.options))
 
-    def drawn(
-        self, s: Any, plan: Plan, index: int, sample: Array, output: Array, generator: Any
-    ) -> tuple[Any, Array]:
+    def drawn(self, sample: Array, generator: Any) -> tuple[Any, Array]:
         """Return where a row's noise comes from, or the noise itself as diffusers draws it."""
         each = generator if isinstance(generator, list) else [generator]
         if not all(g is None or isinstance(g, torch.Generator) for g in each):
@@ -437,6 +441,10 @@ class Heun(TwoStages):
             return None
         return super().at(s, taken, entry, timestep, sample)
 
+    def aside(self, s: Any) -> tuple[Any, ...]:
+        """Return the lengths between levels."""
+        return tuple((s.sigmas[1:] - s.sigmas[:-1]).unbind())
+
     def kept(self, s: Any, kind: str) -> Array | None:
         """Return what is kept in a slot of this kind."""
         return s.sample if kind == "x" else s.prev_derivative
@@ -447,7 +455,7 @@ class Heun(TwoStages):
         s.dt = s.prev_derivative = None
         if begins:
             i = s._step_index
-            s.dt = s.sigmas[i + 1] - s.sigmas[i]
+            s.dt = done.taken.aside[i]
             slope = done.stored("k")
             if slope is None:
                 x0, sample = done.estimate().x0, done.state.sample
@@ -460,10 +468,14 @@ class Heun(TwoStages):
 class Ancestral(TwoStages):
     """Of KDPM2 ancestral, which keeps the length of the first part."""
 
+    def aside(self, s: Any) -> tuple[Any, ...]:
+        """Return the lengths of first parts."""
+        return tuple((s.sigmas_interpol.to(s.sigmas.device) - s.sigmas).unbind())
+
     def keep(self, s: Any, done: Done) -> None:
         """Keep sample and length."""
         if self.begins(done):
-            s.dt = s.sigmas_interpol[s._step_index] - s.sigmas[s._step_index]
+            s.dt = done.taken.aside[s._step_index]
         super().keep(s, done)
 
 

@@ -19,6 +19,7 @@ import torch
 
 from .. import engine, samplers, schedulers
 from ..backends import resolve
+from ..engine.steps import take_row
 from ..engine.values import estimated, mean_channels
 from ..frozen import FrozenDict
 from ..plan import Plan
@@ -43,8 +44,9 @@ ELSEWHERE = (
 # the last runs, with the tables that they agree with, by class, options and arguments
 RUNS: dict[Any, tuple[list[Any], Taken]] = {}
 MOST = 64
-# classes that estimate x0 in float32 whatever the sample's dtype
-IN_FULL = {
+# classes that estimate x0 in float32 at the least, and TCD, which shows another sample
+APART = {
+    "TCDScheduler",
     "EDMEulerScheduler",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
@@ -231,6 +233,7 @@ class Stepping(Either):
     _defaults: ClassVar[dict[str, Any]]  # of the arguments of `step` after the sample
     _output: ClassVar[Any]  # what `step` returns
     _fields: ClassVar[int]  # how many fields that has
+    _second_apart: ClassVar[bool]  # whether the second may be no estimate in the sample's dtype
 
     timesteps: Array
     sigmas: Array
@@ -255,6 +258,7 @@ class Stepping(Either):
         names = f"{cls.__name__}Output", "DDIMSchedulerOutput", "SchedulerOutput"
         cls._output = next(home[name] for name in names if name in home)
         cls._fields = len(dataclasses.fields(cls._output))
+        cls._second_apart = cls.__name__ in APART
 
     # the run
 
@@ -280,7 +284,8 @@ class Stepping(Either):
             self._show(plan, device)
             self._asked, self._listed = {**given, **lists}, True
         else:
-            super().set_timesteps(*args, **kwargs)
+            with torch.inference_mode(False):  # whose tensors do not count what is written
+                super().set_timesteps(*args, **kwargs)
             given = own.bind(self, *args, **kwargs).arguments
             self._asked = {
                 k: plain_list(v) if k in ("timesteps", "sigmas") else v
@@ -332,7 +337,7 @@ class Stepping(Either):
             habit = self.habit
             if habit.unlike(self.config) or not habit.agrees(self, core, plan, NEAR):
                 return Taken(None, seen)
-            taken = Taken(plan, seen, self.habit.times(self, plan))
+            taken = Taken(plan, seen, habit.times(self, plan), aside=habit.aside(self))
             if hasattr(core, "history_slot"):
                 data = integrates_x0(core.meant(core.filled_config))
                 taken = taken._replace(slot=core.history_slot, data=data)
@@ -377,9 +382,11 @@ class Stepping(Either):
                     " timesteps in turn"
                 )
             return super().step(model_output, timestep, sample, **kwargs)
-        second = (self._second(done),) if self._fields > 1 else ()
-        fields = done.after.sample, *second
         self.habit.keep(self, done)
+        if self._fields == 1:
+            fields: tuple[Array, ...] = (done.after.sample,)
+        else:
+            fields = done.after.sample, done.x0 if done.x0 is not None else self._second(done)
         return fields if kwargs.get("return_dict", True) is False else self._output(*fields)
 
     def _row(
@@ -412,26 +419,36 @@ class Stepping(Either):
         placed = self.habit.place(self, taken, timestep, sample)
         if placed is None:
             return None
-        plan, index, memory = placed
-        row, rng, z = plan.rows[index], given.get("generator"), given.get("variance_noise")
-        if row.draws or self.habit.draws_anyway(plan, index):
+        plan, number, memory = placed
+        row, rng, z = plan.rows[number], given.get("generator"), given.get("variance_noise")
+        if row.draws or (self.habit.last and self.habit.draws_anyway(plan, number)):
             if z is None:
-                rng, z = self.habit.drawn(self, plan, index, sample, output, rng)
+                rng, z = self.habit.drawn(sample, rng)
             elif rng is not None or type(z) is not torch.Tensor or z.shape != sample.shape:
                 return None
-        if not row.draws:
-            rng = z = None
-        state = engine.State(sample, memory, index)
-        after = engine.step(plan, state, output, rng=rng, noise=z)
-        return Done(plan, index, row, state, output, after, taken)
+        state = engine.State(sample, memory, number)
+        draws: Any = ()
+        if row.draws:
+            draws = engine.draw(plan, state, rng) if z is None else (z.to(sample.dtype),)
+        mean = output
+        if output.shape != sample.shape:
+            mean = mean_channels(plan.layout.prediction, sample, output)
+        whole = self._fields == 2 and not (self._second_apart and self._needs_second(sample))
+        arrays = state, output, mean, draws
+        # diffusers keeps the sample that it was given, and no copy
+        after, x0 = take_row(resolve(sample), plan, *arrays, None, whole, owned=False)
+        return Done(plan, number, row, state, output, after, taken, x0)
+
+    def _needs_second(self, sample: Array) -> bool:
+        """Return whether the second field is no estimate of x0 in the sample's dtype."""
+        return bool(self._output.__name__ == "TCDSchedulerOutput" or sample.dtype.itemsize < 4)
 
     def _second(self, done: Done) -> Array:
-        """Return the second field of an output: the estimate of x0, for TCD before its noise."""
+        """Return TCD's sample before its noise, or the estimate of x0 in float32."""
         if self._output.__name__ == "TCDSchedulerOutput":
             return engine.step(before_noise(done.plan), done.state, done.output).sample
         sample, layout = done.state.sample, done.plan.layout
         backend = resolve(sample)
         acc = backend.accumulation(sample.dtype)
         mean = mean_channels(layout.prediction, sample, done.output)
-        x0 = estimated(backend, layout, done.row.estimate, sample, mean, acc)
-        return x0 if type(self).__name__ in IN_FULL else backend.astype(x0, sample.dtype)
+        return estimated(backend, layout, done.row.estimate, sample, mean, acc)
