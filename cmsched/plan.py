@@ -124,8 +124,9 @@ class Plan:
         self, backend: Backend, index: int, dtype: Any, estimate: bool, owned: bool = True
     ) -> tuple[Work, Any]:
         """Return what a row does, see `rows.work_of`, and the backend's kernel of that, or None."""
+        key = backend, index, dtype, estimate, owned
         try:
-            return self._kernels[backend, index, dtype, estimate, owned]
+            return self._kernels[key]
         except KeyError:
             layout, kernel = self.layout, None
             work = work_of(layout, self.rows[index], estimate, owned)
@@ -134,9 +135,7 @@ class Plan:
             plain = not layout.masked and backend.accumulation(dtype) == dtype
             if plain and (work.program or work.copies):
                 kernel = backend.kernel(work, dtype)
-            return self._kernels.setdefault(
-                (backend, index, dtype, estimate, owned), (work, kernel)
-            )
+            return self._kernels.setdefault(key, (work, kernel))
 
     @cached_property
     def _kernels(self) -> dict[tuple[Any, ...], tuple[Work, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 from ..backends import Backend, resolve
 from ..plan import Plan
 from ..predictions import Prediction
-from ..rows import implied
+from ..rows import Work, implied
 from .checks import check_given, check_like, check_output, checked_noise, given_names, row_at
 from .draws import draw
 from .table import stepped, table_estimate, table_input
@@ -128,26 +128,33 @@ def _stepped(
         z = draw(plan, state, rng) or ()
     if row is None:
         return stepped(plan.on(sample), state, output, z, given, estimate)
-    return take_row(backend, plan, state, output, mean, z, given, estimate)  # type: ignore[arg-type]
+    following, memory, x0 = take_row(
+        backend, plan, index, sample, state.memory, output, mean, z, given, estimate
+    )  # type: ignore[arg-type]
+    return State(following, memory, index + 1), x0
 
 
 def take_row(
     backend: Backend,
     plan: Plan,
-    state: State,
+    index: int,
+    sample: Array,
+    memory: tuple[Array, ...],
     output: Array,
     mean: Array,
     z: Sequence[Array],
     given: Mapping[str, Array] | None,
     estimate: bool,
     owned: bool = True,
-) -> tuple[State, Array | None]:
-    """Return the next state and, if asked for, the estimate x0, of arguments that are checked.
+) -> tuple[Array, tuple[Array, ...], Array | None]:
+    """Return the next sample, what is stored and, if asked for, x0, of arguments that are checked.
 
     Args:
         backend: that of the arrays.
         plan: the plan.
-        state: with an int index.
+        index: the number of the row.
+        sample: the present sample.
+        memory: what is stored.
         output: the network's output.
         mean: the part of it that is not about the variance.
         z: the draws of the row.
@@ -155,12 +162,10 @@ def take_row(
         estimate: whether x0 is asked for.
         owned: whether what is stored may not be the sample itself.
     """
-    sample, index, layout = state.sample, state.index, plan.layout
-    row, dtype = plan.rows[index], sample.dtype
-    acc = backend.accumulation(dtype)
-    values = [sample, mean, *state.memory, *layout.placeholders]
+    layout, dtype = plan.layout, sample.dtype
+    values = [sample, mean, *memory, *layout.placeholders]
     if z:
-        for (value, wanted), drawn in zip(row.draws, z, strict=True):
+        for (value, wanted), drawn in zip(plan.rows[index].draws, z, strict=True):
             if wanted.log_range is not None:
                 variance = variance_channels(backend, sample, output)
                 std = learned_std(backend, variance, *wanted.log_range)
@@ -169,23 +174,34 @@ def take_row(
     if given:
         for k, name in enumerate(layout.given):
             values[layout.first_given + k] = given[name]
-    if (row.needs_x0 or estimate) and layout.prediction.projects:
-        values[layout.x0] = estimated(backend, layout, row.estimate, sample, mean, acc)
+    if layout.prediction.projects and (estimate or plan.rows[index].needs_x0):
+        acc, numbers = backend.accumulation(dtype), plan.rows[index].estimate
+        values[layout.x0] = estimated(backend, layout, numbers, sample, mean, acc)
     work, kernel = plan.work(backend, index, dtype, estimate, owned)
     if kernel is None or not backend.kernel_applies(sample) or (done := kernel(values)) is None:
-        for value, sources, weights, regions in work.program:
-            parts = [values[v] for v in sources]
-            if regions is not None:
-                parts = [masked(v, given, r) for v, r in zip(parts, regions, strict=True)]
-            values[value] = backend.combine(parts, weights, acc)
-        if acc != dtype:
-            values = [
-                v if v is None or v.dtype == dtype else backend.astype(v, dtype) for v in values
-            ]
-        for value, source in work.copies:
-            values[value] = backend.copy(values[source])
-        done = work.taken(values)
-    return State(done[0], done[1], index + 1), done[2]
+        done = by_hand(backend, work, values, dtype, given)
+    return done  # type: ignore[no-any-return]
+
+
+def by_hand(
+    backend: Backend,
+    work: Work,
+    values: list[Any],
+    dtype: Any,
+    given: Mapping[str, Array] | None,
+) -> tuple[Array, tuple[Array, ...], Array | None]:
+    """Return the results of a row, sum by sum."""
+    acc = backend.accumulation(dtype)
+    for value, sources, weights, regions in work.program:
+        parts = [values[v] for v in sources]
+        if regions is not None:
+            parts = [masked(v, given, r) for v, r in zip(parts, regions, strict=True)]
+        values[value] = backend.combine(parts, weights, acc)
+    if acc != dtype:
+        values = [v if v is None or v.dtype == dtype else backend.astype(v, dtype) for v in values]
+    for value, source in work.copies:
+        values[value] = backend.copy(values[source])
+    return work.taken(values)
 
 
 def unlike(backend: Backend, prediction: Prediction, sample: Array, output: Array) -> Array:

@@ -33,19 +33,7 @@ class Taken(NamedTuple):
     slot: tuple[str, int] = ("k", 0)  # kind and rank of the slots of converted outputs
     data: bool = False  # whether these are of x0, and not of eps
     aside: tuple[Any, ...] = ()  # what a habit shows beside, by entry
-
-    def still(self, scheduler: Any) -> bool:
-        """Return whether the tables are the scheduler's."""
-        for name, value, version, copy in self.seen:
-            now = getattr(scheduler, name, None)
-            if now is not value:
-                return False
-            if version is not None:
-                if now._version != version:
-                    return False
-            elif copy is not None and not torch.equal(now, copy):
-                return False
-        return True
+    wasted: int | None = None  # the row in which diffusers draws noise of no use
 
 
 class Done(NamedTuple):
@@ -54,11 +42,18 @@ class Done(NamedTuple):
     plan: Plan
     number: int  # of the row
     row: Row
-    state: engine.State
+    sample: Array
+    memory: tuple[Array, ...]
     output: Array
-    after: engine.State
     taken: Taken
+    following: Array
+    kept: tuple[Array, ...]
     x0: Array | None
+
+    @property
+    def state(self) -> engine.State:
+        """The state that the row took."""
+        return engine.State(self.sample, self.memory, self.number)
 
     def stored(self, kind: str, rank: int = 0) -> Array | None:
         """Return what the row stored in the slot of a kind and rank, if it made anything new."""
@@ -67,7 +62,7 @@ class Done(NamedTuple):
             return None
         k = slots.index((kind, rank, 1))
         old = 2 <= self.row.stores_from[k] < 2 + len(slots)
-        return None if old else self.after.memory[k]
+        return None if old else self.kept[k]
 
     def estimate(self) -> engine.Estimate:
         """Return what the output says."""
@@ -136,10 +131,12 @@ class Habit:
             timestep = timestep.item()
         return times.index(timestep) if isinstance(timestep, int) and timestep in times else None
 
-    def draws_anyway(self, plan: Plan, index: int) -> bool:
-        """Return whether diffusers draws in a row that needs no noise."""
-        wasted = self.last is not None and self.last <= len(plan) == index + 1
-        return wasted and bool(samplers.get(plan.sampler).trait("stochastic", plan.options))
+    def wasted(self, plan: Plan) -> int | None:
+        """Return the row in which diffusers draws noise of no use."""
+        if self.last is None or len(plan) < self.last or plan.rows[-1].draws:
+            return None
+        stochastic = samplers.get(plan.sampler).trait("stochastic", plan.options)
+        return len(plan) - 1 if stochastic else None
 
     def drawn(self, sample: Array, generator: Any) -> tuple[Any, Array]:
         """Return where a row's noise comes from, or the noise itself as diffusers draws it."""
@@ -348,7 +345,7 @@ class Singlestep(History):
         """Keep the converted output, and the sample where a step begins."""
         self.keep_output(s, done)
         if min(s.order_list[s._step_index], self.seen(s)) == 1:
-            s.sample = done.state.sample
+            s.sample = done.sample
         s._step_index += 1
 
 
@@ -377,12 +374,12 @@ class Corrected(History):
             base = s.multistep_uni_c_bh_update(  # which no later row reads
                 self.converted(done),
                 last_sample=s.last_sample,
-                this_sample=done.state.sample,
+                this_sample=done.sample,
                 order=s.this_order,
             )
         left = len(s.timesteps) - i if c.lower_order_final else c.solver_order
         s.this_order = min(c.solver_order, left, s.lower_order_nums + 1)
-        s.last_sample = done.state.sample if base is None else base
+        s.last_sample = done.sample if base is None else base
         super().keep(s, done)
 
 
@@ -420,7 +417,7 @@ class TwoStages(Counted):
 
     def keep(self, s: Any, done: Done) -> None:
         """Keep the sample inside a step."""
-        s.sample = done.state.sample if self.begins(done) else None
+        s.sample = done.sample if self.begins(done) else None
         s._step_index += 1
 
 
@@ -458,7 +455,7 @@ class Heun(TwoStages):
             s.dt = done.taken.aside[i]
             slope = done.stored("k")
             if slope is None:
-                x0, sample = done.estimate().x0, done.state.sample
+                x0, sample = done.estimate().x0, done.sample
                 slope = (sample - x0) / s.sigmas[i]
             s.prev_derivative = slope
         super().keep(s, done)
@@ -572,7 +569,7 @@ class Pseudo(Timed):
             kept = done.output.clone() if kept is None else kept
             s.ets = [*s.ets[-3:], kept]
             if done.plan.sampler == "plms" and not count:
-                s.cur_sample = done.state.sample
+                s.cur_sample = done.sample
         s.counter += 1
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from .. import engine, samplers, schedulers
-from ..backends import resolve
+from ..backends import named
 from ..engine.steps import take_row
 from ..engine.values import estimated, mean_channels
 from ..frozen import FrozenDict
@@ -34,6 +34,7 @@ __all__ = ["Either", "Stepping", "reference_of"]
 
 Array = Any
 Beside: Any = object  # stands for the class of diffusers that a class here is mixed with
+TORCH = named("torch")
 ALWAYS = ("generator", "variance_noise", "return_dict")  # arguments of `step` that no plan knows
 NEAR = 1e-5  # how far levels of diffusers, in float32, may be from a plan's
 # where diffusers keeps classes that its top level does not name
@@ -314,15 +315,26 @@ class Stepping(Either):
     def _run(self) -> Taken:
         """Return the run of the present tables."""
         taken = self._taken
-        if taken is None or not taken.still(self):
-            seen = tuple(Seen.of(self, name) for name in ("_internal_dict", *self.habit.tables))
-            taken = Taken(None, seen)
-            try:
-                if self._asked is not None:
-                    taken = self._planned(seen)
-            except (TypeError, ValueError):
-                pass  # what cmsched refuses is diffusers' to take
-            self._taken = taken
+        if taken is not None:
+            for name, value, version, copy in taken.seen:
+                now = getattr(self, name, None)
+                if now is not value:
+                    break
+                if version is not None:
+                    if now._version != version:
+                        break
+                elif copy is not None and not torch.equal(now, copy):
+                    break
+            else:
+                return taken
+        seen = tuple(Seen.of(self, name) for name in ("_internal_dict", *self.habit.tables))
+        taken = Taken(None, seen)
+        try:
+            if self._asked is not None:
+                taken = self._planned(seen)
+        except (TypeError, ValueError):
+            pass  # what cmsched refuses is diffusers' to take
+        self._taken = taken
         return taken
 
     def _planned(self, seen: tuple[Seen, ...]) -> Taken:
@@ -338,6 +350,7 @@ class Stepping(Either):
             if habit.unlike(self.config) or not habit.agrees(self, core, plan, NEAR):
                 return Taken(None, seen)
             taken = Taken(plan, seen, habit.times(self, plan), aside=habit.aside(self))
+            taken = taken._replace(wasted=habit.wasted(plan))
             if hasattr(core, "history_slot"):
                 data = integrates_x0(core.meant(core.filled_config))
                 taken = taken._replace(slot=core.history_slot, data=data)
@@ -384,9 +397,9 @@ class Stepping(Either):
             return super().step(model_output, timestep, sample, **kwargs)
         self.habit.keep(self, done)
         if self._fields == 1:
-            fields: tuple[Array, ...] = (done.after.sample,)
+            fields: tuple[Array, ...] = (done.following,)
         else:
-            fields = done.after.sample, done.x0 if done.x0 is not None else self._second(done)
+            fields = done.following, done.x0 if done.x0 is not None else self._second(done)
         return fields if kwargs.get("return_dict", True) is False else self._output(*fields)
 
     def _row(
@@ -421,23 +434,23 @@ class Stepping(Either):
             return None
         plan, number, memory = placed
         row, rng, z = plan.rows[number], given.get("generator"), given.get("variance_noise")
-        if row.draws or (self.habit.last and self.habit.draws_anyway(plan, number)):
+        if row.draws or (number == taken.wasted):
             if z is None:
                 rng, z = self.habit.drawn(sample, rng)
             elif rng is not None or type(z) is not torch.Tensor or z.shape != sample.shape:
                 return None
-        state = engine.State(sample, memory, number)
         draws: Any = ()
         if row.draws:
+            state = engine.State(sample, memory, number)
             draws = engine.draw(plan, state, rng) if z is None else (z.to(sample.dtype),)
         mean = output
         if output.shape != sample.shape:
             mean = mean_channels(plan.layout.prediction, sample, output)
         whole = self._fields == 2 and not (self._second_apart and self._needs_second(sample))
-        arrays = state, output, mean, draws
+        arrays = sample, memory, output, mean, draws
         # diffusers keeps the sample that it was given, and no copy
-        after, x0 = take_row(resolve(sample), plan, *arrays, None, whole, owned=False)
-        return Done(plan, number, row, state, output, after, taken, x0)
+        made = take_row(TORCH, plan, number, *arrays, None, whole, owned=False)
+        return Done(plan, number, row, sample, memory, output, taken, *made)
 
     def _needs_second(self, sample: Array) -> bool:
         """Return whether the second field is no estimate of x0 in the sample's dtype."""
@@ -447,8 +460,7 @@ class Stepping(Either):
         """Return TCD's sample before its noise, or the estimate of x0 in float32."""
         if self._output.__name__ == "TCDSchedulerOutput":
             return engine.step(before_noise(done.plan), done.state, done.output).sample
-        sample, layout = done.state.sample, done.plan.layout
-        backend = resolve(sample)
-        acc = backend.accumulation(sample.dtype)
+        sample, layout = done.sample, done.plan.layout
+        acc = TORCH.accumulation(sample.dtype)
         mean = mean_channels(layout.prediction, sample, done.output)
-        return estimated(backend, layout, done.row.estimate, sample, mean, acc)
+        return estimated(TORCH, layout, done.row.estimate, sample, mean, acc)
