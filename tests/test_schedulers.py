@@ -63,6 +63,7 @@ def test_same_plan_can_fail():
             same_plan(scheduler.plan(2), other)
 
 
+@pytest.mark.filterwarnings("ignore:.*shift has no effect on sigmas")
 @every_visit
 def test_sigmas_round_trip(visit):
     scheduler = build(visit)

@@ -95,7 +95,8 @@ def test_tables_of_float32_that_reach_the_ends():
     assert np.all(np.isfinite([v for table in steep.tables.values() for v in table]))
     flat = Betas(trained_betas=(1e-9, 0.1, 0.5), num_train_timesteps=3, single=True)
     assert flat.at(t=0.0).sigma == 0.0
-    assert flat.at(ratio=0.4).t == pytest.approx(1.12, abs=0.01)
+    # log-linear between sqrt(0.1 / 0.9) and sqrt(0.55 / 0.45)
+    assert flat.at(ratio=0.4).t == pytest.approx(1 + math.log(1.2) / (0.5 * math.log(11)), abs=1e-6)
     for schedule in (steep, Betas(beta_end=0.3, single=True, rescale_betas_zero_snr=True)):
         assert np.all(np.isfinite(schedule.betas))
 

@@ -25,6 +25,7 @@ from .outputs import (
 from .sigma import (
     RAMP_ENDS,
     RAMP_OPTIONS,
+    LevelsOnly,
     SigmaScheduler,
     one_ramp,
     sigma_recipe,
@@ -88,9 +89,12 @@ def two_stage(
     among = some_of(c, num_train_timesteps)
     recipe = sigma_recipe(c, reference, sampler, among=among, evaluations=2, deaf=deaf)
     where: Discretization = recipe.discretization
-    where = replace(where, reading=Starts(where.schedule, middle))
-    if isinstance(where, RampOfSteps) and where.rule == "karras" and reference:
-        where = replace(where, told=told)
+    if not isinstance(where, RampOfSteps):
+        where = replace(where, reading=Starts(where.schedule, middle))
+    else:
+        where = replace(where, reading=LevelsOnly(where.rule))
+        if where.rule == "karras" and reference:
+            where = replace(where, told=told)
     return replace(recipe, discretization=where)
 
 

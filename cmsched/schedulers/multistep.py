@@ -103,6 +103,11 @@ class UpwardFrom(Discretization):
         """Return the points of all training steps, increasing."""
         return super().training()[::-1]
 
+    def training_points(self) -> list[Point]:
+        """Return these and the end, above which a ramp's may lie."""
+        points = self.training()
+        return [*points, max(points[-1], self.end, key=lambda p: p.ratio)]
+
     def at_times(self, times: list[float]) -> list[Point]:
         """Return the points at explicit model times, increasing."""
         return self.down.at_times(times)[::-1]

@@ -188,15 +188,26 @@ def euler(c: FrozenDict, reference: bool) -> Recipe:
         recipe = replace(recipe, options={**options, "spare": Spare(quirks[-1].end)})
     if not tells_log_sigma(c):
         return recipe
-    where = replace(recipe.discretization.then(LogSigma()), reading=levels_only)
+    only = LevelsOnly('timestep_type="continuous" and v_prediction:')
+    where = replace(recipe.discretization.then(LogSigma()), reading=only)
     return replace(recipe, discretization=where)
 
 
-def levels_only(name: str, values: Any) -> Any:
-    """Return an explicit list of levels; one of times is none of the training's."""
-    if name == "timesteps":
-        raise no_times('timestep_type="continuous" and v_prediction:')
-    return values
+@dataclass(frozen=True)
+class LevelsOnly:
+    """Reads explicit levels, and raises for times, which are none of the training's, or of a rule.
+
+    Args:
+        rule: what places the levels.
+    """
+
+    rule: str
+
+    def __call__(self, name: str, values: Any) -> Any:
+        """Return the list."""
+        if name == "timesteps":
+            raise no_times(self.rule)
+        return values
 
 
 def churned(reference: bool, kind: str, sigma_data: float) -> tuple[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from parity.lifted import Draws, reference
+from parity.lifted import Draws, own_tables, reference
 
 import cmsched
 import cmsched.interop.flax as interop
@@ -73,6 +73,13 @@ STEPS = 8
 CLASSES = [
     getattr(interop, name) for name in interop.__all__ if re.fullmatch("Flax.*Scheduler", name)
 ]
+
+
+@pytest.fixture(autouse=True)
+def lifted_tables():
+    """Our tables are in float64, as those are that they are compared with."""
+    with own_tables(lifted=True):
+        yield
 
 
 def made(name, dtype=jnp.float64, **more):

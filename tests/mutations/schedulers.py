@@ -360,8 +360,8 @@ MUTANTS = [
     Mutant(
         "evaluated in clean data",
         "tracing.py",
-        'left = Form.leaf("x", len(rows) - 2, 0)',
-        'left = Form.leaf("d", len(rows) - 2, 0)',
+        "grid.points[:-1] if p.sigma == 0.0",
+        "grid.points[:-1] if p.sigma < 0.0",
         f"{LISTS}::test_an_evaluation_in_clean_data_changes_nothing",
     ),
     Mutant(
