@@ -128,9 +128,9 @@ def _stepped(
         z = draw(plan, state, rng) or ()
     if row is None:
         return stepped(plan.on(sample), state, output, z, given, estimate)
-    following, memory, x0 = take_row(
-        backend, plan, index, sample, state.memory, output, mean, z, given, estimate
-    )  # type: ignore[arg-type]
+    assert isinstance(plan, Plan)  # else there is no row
+    arrays = sample, state.memory, output, mean, z, given
+    following, memory, x0 = take_row(backend, plan, index, *arrays, estimate)
     return State(following, memory, index + 1), x0
 
 
