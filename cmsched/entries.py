@@ -7,14 +7,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import samplers
-from .grids import Grid
 from .lowering import lower, union_of_terms
 from .plan import PLAN_CACHE_SIZE, Plan
 from .rows import Layout, Row, Start, value_keys
+from .schedules import Point
 from .tables import FIRST, NEXT, ROW, Table, host_table
 from .tracing import trace
 
 __all__ = ["entry_table"]
+
+
+class Beginning(NamedTuple):
+    """Where a run begins, as a grid says it."""
+
+    points: tuple[Point]
+    init_scale: float
 
 
 class Head(NamedTuple):
@@ -22,7 +29,7 @@ class Head(NamedTuple):
 
     rows: tuple[Row, ...]
     start: Start
-    grid: Grid
+    grid: Beginning
 
 
 @lru_cache(maxsize=PLAN_CACHE_SIZE)
@@ -37,7 +44,8 @@ def entry_table(plan: Plan) -> Table:
         ValueError: a run cannot begin at one of the steps, or has other values or evaluations.
     """
     n, capacity = len(plan.grid), len(plan) + 1
-    begins = [plan.steps.index(k) for k in range(n)]
+    firsts = {step: entry for entry, step in reversed([*enumerate(plan.steps)])}
+    begins = [firsts[k] for k in range(n)]
     heads: list[Plan | Head] = [plan]
     leads = []  # (column of the first row of a head, row of the plan that it stands for, length)
     for k in range(1, n) if plan.layout.slots else ():
@@ -64,12 +72,13 @@ def _head(plan: Plan, k: int, first: int) -> Head:
     of that is old, and one more, so are all that follow: no more than these need be traced. What a
     row stores shows as many rows later.
     """
-    entry, grid, left = samplers.get(plan.sampler), plan.grid.skip(k), len(plan) - first
+    entry, grid, left = samplers.get(plan.sampler), plan.grid, len(plan) - first
     oldest = max(age for _, _, age in plan.layout.slots)
     limit = 3 * oldest + 2
     while True:
         whole = limit >= left
-        traced = trace(entry, grid, plan.options, plan.prediction, None if whole else limit)
+        most = None if whole else limit
+        traced = trace(entry, grid, plan.options, plan.prediction, most, first=k)
         layout, start, rows = lower(traced, entry, plan.options, grid, plan.prediction)
         if whole and len(rows) != left:
             raise ValueError(
@@ -82,7 +91,9 @@ def _head(plan: Plan, k: int, first: int) -> Head:
         own = [i for i, (row, same) in enumerate(pairs, start=1) if _work(row) != _work(same)]
         count = own[-1] if own else 0
         if whole or len(rows) - count > oldest:
-            return Head(rows[:count], start, grid)
+            point = grid.points[k]  # as `Grid.skip` begins, which copies and checks the rest
+            scale = grid.init_scale if grid.upward else point.sigma
+            return Head(rows[:count], start, Beginning((point,), scale))
         limit *= 2
 
 

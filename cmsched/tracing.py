@@ -184,15 +184,16 @@ def trace(
     options: Mapping[str, Any],
     prediction: Prediction,
     limit: int | None = None,
+    first: int = 0,
 ) -> Trace:
-    """Run a sampler's loop on linear forms, to its end or for `limit` evaluations.
+    """Run a sampler's loop on linear forms from step `first`, to its end or `limit` evaluations.
 
     Raises:
         ValueError: a step that the loop cannot take, or a loop without evaluations.
         TypeError: arithmetic that is not linear, or something yielded that is no request.
     """
     rows = [TracedRow(None)]
-    walk = GridRun(grid)
+    walk = GridRun(grid, first)
 
     def noise(
         a: Point | None = None,
