@@ -30,7 +30,7 @@ from ..samplers.first_order import VARIANCES
 from ..schedules import Schedule
 from .flax_base import JAX, FlaxScheduler, adapted
 from .flax_flow import FlaxFlowMatchScheduler
-from .flax_meanings import ddim_anywhere, ddpm_anywhere, euler, lms, pndm, unipc
+from .flax_meanings import ddim_anywhere, ddpm_anywhere, dpm_solver, euler, lms, pndm, unipc
 from .flax_rectified import FlaxRectifiedFlowMultistepScheduler
 from .flax_state import (
     CommonSchedulerState,
@@ -163,7 +163,9 @@ class FlaxDDPMScheduler(FlaxStepScheduler):
 class FlaxDPMSolverMultistepScheduler(FlaxStepScheduler):
     """See `DPMSolverMultistepScheduler`; a run ends at the level of timestep 0, not at sigma 0."""
 
-    named = adapted(schedulers.DPMSolverMultistepScheduler, final_sigmas_type="sigma_min")
+    named = adapted(
+        schedulers.DPMSolverMultistepScheduler, dpm_solver, final_sigmas_type="sigma_min"
+    )
     shown = ("sigmas", "alpha_t", "sigma_t", "lambda_t")
 
 

@@ -9,11 +9,11 @@ from ..frozen import FrozenDict
 from ..grids import Grid
 from ..plan import Plan, make_plan
 from ..recipe import Recipe
-from ..schedulers import linear_multistep, sigma, solvers
+from ..schedulers import linear_multistep, multistep, sigma, solvers
 from ..schedulers import unipc as own_unipc
 from ..schedules import Point
 
-__all__ = ["ddim_anywhere", "ddpm_anywhere", "euler", "lms", "pndm", "unipc"]
+__all__ = ["ddim_anywhere", "ddpm_anywhere", "dpm_solver", "euler", "lms", "pndm", "unipc"]
 
 
 def from_the_top(recipe: Recipe) -> Recipe:
@@ -41,6 +41,19 @@ def pndm(c: FrozenDict, reference: bool) -> Recipe:
     return linear_multistep.pndm(c, reference)
 
 
+def dpm_solver(c: FrozenDict, reference: bool, *, mu: float | None = None) -> Recipe:
+    """Return what the options of multistep DPM-Solver mean; see `unipc`."""
+    return between(multistep.dpm_multistep(c, reference, mu=mu))
+
+
+def between(recipe: Recipe) -> Recipe:
+    """Return a recipe whose steps lie between whole times where these do not suffice."""
+    where: Any = recipe.discretization
+    if isinstance(where, TrainingSteps):
+        where = replace(where, between=True)
+    return replace(recipe, discretization=where)
+
+
 def unipc(c: FrozenDict, reference: bool, *, mu: float | None = None) -> Recipe:
     """Return what the options of UniPC mean.
 
@@ -52,9 +65,7 @@ def unipc(c: FrozenDict, reference: bool, *, mu: float | None = None) -> Recipe:
     if reference and isinstance(where, own_unipc.UniPCFlow):
         names = solvers.SolverFlow.__dataclass_fields__
         where = solvers.SolverFlow(**{name: getattr(where, name) for name in names})
-    elif reference and isinstance(where, TrainingSteps):
-        where = replace(where, between=True)
-    return replace(recipe, discretization=where)
+    return between(replace(recipe, discretization=where))
 
 
 # steps from every training step

@@ -110,8 +110,6 @@ def has_shift(c: FrozenDict) -> None:
     """Raise where a rule misses what it needs."""
     if c.sampler == "Constant" and c.shift is None:
         raise ValueError('sampler="Constant" needs shift=')
-    if c.shifting == "SimpleDiffusion" and not c.base_resolution:
-        raise ValueError('shifting="SimpleDiffusion" needs base_resolution=, a number of tokens')
     terminal = c.target_shift_terminal
     if terminal is not None and not 0.0 < terminal < 1.0:
         raise ValueError(f"target_shift_terminal must lie in (0, 1), got {terminal}")
@@ -132,7 +130,7 @@ class RectifiedFlowScheduler(SchedulerMixin):
     }
     rules: ClassVar = {
         **RULES,
-        "base_resolution": Rule(kind=1, above=0.0, optional=True),
+        "base_resolution": Rule(above=0.0),
         "shift": Rule(kind=1.0),
         "target_shift_terminal": Rule(kind=0.1),
     }
@@ -166,6 +164,14 @@ class FlaxRectifiedFlowMultistepScheduler(FlaxStepScheduler):
         "stochastic_sampling": False,
         "generator": None,
     }
+
+    @classmethod
+    def _renewed(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options without those that files write null for."""
+        renewed = super()._renewed(options)
+        if renewed.get("base_resolution", 0) is None:
+            del renewed["base_resolution"]
+        return renewed
 
     @staticmethod
     def from_pretrained_jax(
