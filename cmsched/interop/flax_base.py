@@ -108,6 +108,7 @@ class FlaxScheduler:
         self.dtype = JAX.dtype(np.dtype(dtype).name)
         self._acc = JAX.accumulation(self.dtype)
         self._named = self._last = scheduler
+        self.as_reference = bool(scheduler.as_reference)  # numbers, types, keys of the former ones
         self._tables: dict[Any, Any] = {}
 
     @classmethod
@@ -116,11 +117,6 @@ class FlaxScheduler:
         have = cls.named.options
         to = {old: new for old, new in cls.former.items() if new in have and old not in have}
         return {to.get(name, name): value for name, value in options.items()}
-
-    @property
-    def as_reference(self) -> bool:
-        """Whether numbers, types and keys are those of the former classes."""
-        return bool(self._named.as_reference)
 
     @property
     def compatibles(self) -> list[type]:
@@ -314,11 +310,14 @@ class FlaxScheduler:
 
     def _beside(self, sample: Array, *others: Array) -> tuple[Array, ...]:
         """Return arrays of JAX, the sample in the dtype that the former classes computed in."""
-        arrays = [x if JAX.owns(type(x)) else jnp.asarray(x) for x in (sample, *others)]
+        arrays = (sample, *others)
+        if all([isinstance(x, jax.Array) and x.dtype is self.dtype for x in arrays]):  # mostly
+            return arrays
+        arrays = tuple([x if JAX.owns(type(x)) else jnp.asarray(x) for x in arrays])
         if self.as_reference:
             wanted = jnp.result_type(*(x.dtype for x in arrays), self.dtype)
-            arrays = [JAX.astype(x, wanted) for x in arrays]
-        return tuple(arrays)
+            arrays = tuple([JAX.astype(x, wanted) for x in arrays])
+        return arrays
 
     def _asked(self, plan: Plan | None, timesteps: Any) -> Any:
         """Return the times that timesteps stand for, on one axis, as the reference flattens."""

@@ -78,7 +78,7 @@ class FlaxStepScheduler(FlaxScheduler):
         if self._named.schedule.sigma_data == 0.0:
             return sample
         (sample,) = self._beside(sample)
-        table, index = self._table(state, sample, training=True)
+        table, index = self._table(state, sample)
         return _scaled(table, index, self._time(timestep), sample)
 
     def step(
@@ -119,8 +119,10 @@ class FlaxStepScheduler(FlaxScheduler):
         if args:
             kwargs = by_name(args, kwargs, tuple(self.step_options), "step")
         key, return_dict = kwargs.pop("key", None), kwargs.pop("return_dict", True)
+        if state.table is None and not self.anywhere:
+            raise ValueError(NO_TIMESTEPS)
         sample, model_output = self._beside(sample, model_output)
-        table, index = self._table(state, sample, training=self.anywhere)
+        table, index = self._table(state, sample)
         if kwargs:
             table = self._changed(state, table, kwargs)
         memory = self._memory(state, table, sample)
@@ -158,14 +160,13 @@ class FlaxStepScheduler(FlaxScheduler):
             "this step draws noise: pass key=jax.random.key(0), which may be the same at every step"
         )
 
-    def _table(
-        self, state: FlaxSchedulerState, sample: Array, *, training: bool
-    ) -> tuple[Table, Array | None]:
-        """Return the table in the dtype of a sample, and the column that the state is at."""
+    def _table(self, state: FlaxSchedulerState, sample: Array) -> tuple[Table, Array | None]:
+        """Return the table in the dtype of a sample, and the column that the state is at.
+
+        Without timesteps it is that of all training steps, and no column.
+        """
         acc = JAX.accumulation(sample.dtype)
         if state.plan is None or state.table is None:
-            if not training:
-                raise ValueError(NO_TIMESTEPS)
             return self._training_table(acc), None
         self._with(state.plan)  # which checks it
         table = state.table

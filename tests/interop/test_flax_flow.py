@@ -380,4 +380,3 @@ def test_rectified_flow_refuses():
     with pytest.raises(ValueError, match="one number, one per row or one per token"):
         scheduler.step(state, x, jnp.zeros(3), x)
     assert len(scheduler.set_timesteps(scheduler.create_state(), 2000).timesteps) == 1000
-    assert x.shape == SHAPE
