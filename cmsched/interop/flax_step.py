@@ -292,13 +292,18 @@ def located(table: Table, index: Array | None, timestep: Array) -> Array:
     def off(entries: Array) -> Array:  # a loop may have cut its times to whole numbers
         return jnp.minimum(jnp.abs(entries - t), jnp.abs(jnp.trunc(entries) - t))
 
-    apart = jnp.where(begins < 0, jnp.inf, off(times[begins]))
-    anew = begins[jnp.argmin(apart)]
+    def searched() -> Array:
+        apart = jnp.where(begins < 0, jnp.inf, off(times[begins]))
+        anew = begins[jnp.argmin(apart)]
+        if index is None:
+            return anew
+        return jnp.where(goes_on & (off(times[index]) <= jnp.min(apart)), index, anew)
+
     if index is None:
-        return anew
-    near = jnp.min(apart) + 1e-6 * jnp.maximum(1, jnp.abs(t))
-    counted = (off(times[index]) <= near) & (table.next_columns[index] != index)  # not the end
-    return jnp.where(counted, index, anew)
+        return searched()
+    goes_on = table.next_columns[index] != index  # the end is no step
+    here = goes_on & (off(times[index]) <= 1e-6 * jnp.maximum(1, jnp.abs(t)))
+    return jax.lax.cond(here, lambda: index, searched)  # nearly always without a search
 
 
 _located = jax.jit(located)
