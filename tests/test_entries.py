@@ -199,3 +199,19 @@ def test_the_work_grows_as_the_number_of_steps(sampler, options):
     calls(30)  # what is computed once
     short, long = calls(100), calls(400)
     assert long < 4.2 * short
+
+
+def test_rows_beside_are_those_of_a_loop_without_memory():
+    """A run may begin with any of them, and goes on with the plan's below it."""
+    plan, other = a_plan("ddim", {}, n=4), a_plan("ddim", {}, n=7)
+    table, n = entry_table(plan, other), 4
+    assert columns_from(table, 0) == [0, 1, 2, 3]
+    for k, row in enumerate(other.rows):
+        column, *rest = columns_from(table, n + k)
+        assert float(table.times[column]) == row.point.t
+        assert all(plan.rows[i].point.t < row.point.t for i in rest)
+        np.testing.assert_allclose(
+            table.numbers[:6, column], column_of(other.layout, row)[:6], rtol=1e-12
+        )
+    with pytest.raises(ValueError, match="cannot begin anywhere: it remembers"):
+        entry_table(a_plan("lms", {}, n=4), other)
