@@ -12,6 +12,7 @@ from cmsched.interop.flax import (
     FlaxEulerDiscreteScheduler,
     FlaxLMSDiscreteScheduler,
     FlaxPNDMScheduler,
+    FlaxUniPCMultistepScheduler,
 )
 
 SHAPE = (2, 3, 4, 4)
@@ -117,3 +118,17 @@ def close(found, expected, tolerance=1e-9):
     found, expected = (np.asarray(a, np.float64) for a in (found, expected))
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+# every class with one `step` over betas, and what is stated of their tables
+
+STEPPED_CLASSES = sorted(
+    {FlaxUniPCMultistepScheduler, *(cls for cls, _ in CASES.values())},
+    key=lambda cls: cls.__name__,
+)
+EVERY_CLASS = pytest.mark.parametrize("cls", STEPPED_CLASSES)
+SUMMED = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02}
+
+
+def alpha_bars(start=0.0001, end=0.02, n=1000):
+    return np.cumprod(1 - np.linspace(start, end, n))
