@@ -17,8 +17,10 @@ PyTorch (on a GPU where there is one), all under `torch.inference_mode`:
     k-diffusion     its sample function, around a denoiser that knows the times beforehand
 
 JAX: `by hand` and `cmsched.sample` inside one `jit`, written out (unroll) and as a `lax.scan`, with
-the plan's numbers as constants or as an argument (table); and the Python loop that `sample` is on
-concrete arrays, around a jitted network.
+the plan's numbers as constants or as an argument (table); a `fori_loop` through the former Flax
+call shape (`interop.flax`); and the Python loop that `sample` is on concrete arrays, around a
+jitted network. Then what it takes to trace and to compile such a loop of 50 steps, and one step
+that is not inside a `jit`, of `cmsched.step` and of a Flax class.
 """
 
 import sys
@@ -28,6 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from by_hand import weights, written_out
+from jax_loops import AGAINST, JAX, compile_times, flax_steps, jax_loops, jax_networks
 from timing import agree, geometric, header, keep_memory, options, race, ratio, report, verdict
 from timing import table as markdown
 
@@ -50,13 +54,6 @@ Model = Callable[[Any, Any], Any]
 Loop = Callable[[], Any]
 
 
-def weights() -> tuple[np.ndarray, ...]:
-    """Return the small network's: convolution, channel mix, convolution."""
-    rng = np.random.default_rng(3)
-    shapes = (16, 4, 3, 3), (16, 16), (4, 16, 3, 3)
-    return tuple(0.15 * rng.standard_normal(shape, dtype=np.float32) for shape in shapes)
-
-
 def torch_networks(device: str) -> dict[str, Model]:
     """Return the two networks, and one that costs nothing, in PyTorch."""
     import torch
@@ -69,100 +66,6 @@ def torch_networks(device: str) -> dict[str, Model]:
         return torch.conv2d(hidden, last, padding=1)
 
     return {"none": lambda x, t: x, "trivial": lambda x, t: torch.tanh(x), "small": small}
-
-
-def jax_networks() -> dict[str, Model]:
-    """Return the same networks in JAX."""
-    import jax
-    import jax.numpy as jnp
-
-    first, mix, last = map(jnp.asarray, weights())
-
-    def convolve(x: Any, kernel: Any) -> Any:
-        return jax.lax.conv(x, kernel, (1, 1), "SAME")
-
-    def small(x: Any, t: Any) -> Any:
-        hidden = jnp.tanh(convolve(x, first) + t * 1e-3)
-        return convolve(jnp.tanh(jnp.einsum("oc,bchw->bohw", mix, hidden)), last)
-
-    return {"trivial": lambda x, t: jnp.tanh(x), "small": small}
-
-
-# by hand
-
-
-def written_out(plan: Plan, framework: str) -> Callable[..., Any]:
-    """Return the loop `sample(model, x, times, zero)` as one would write it: straight-line code.
-
-    PyTorch accumulates in place, which is faster there; JAX fuses plain expressions.
-    """
-    layout = plan.layout
-    slots = [f"h{k}" for k in range(len(layout.slots))]
-    lines = ["def sample(model, x, times, zero):", f"    x = x * {plan.grid.init_scale!r}"]
-    lines += [f"    {slot} = zero" for slot in slots]
-    for i, row in enumerate(plan.rows):
-        scale = row.point.scale
-        lines.append(f"    m = model({'x' if scale == 1 else f'x * {scale!r}'}, times[{i}])")
-        names = {0: "x", 1: "m", **{2 + k: slot for k, slot in enumerate(slots)}}
-        for value, sources, numbers, _ in row.program:
-            terms = [(names[v], c) for v, c in zip(sources, numbers, strict=True)]
-            names[value] = f"v{value}"
-            lines.append(f"    v{value} = {_sum(terms, framework)}")
-        stored = "".join(f", {names[value]}" for value in row.stores_from)
-        left = "".join(f", {slot}" for slot in slots)
-        lines.append(f"    x{left} = {names[layout.next_sample]}{stored}")
-    lines.append("    return x")
-    space: dict[str, Any] = {}
-    if framework == "torch":
-        import torch
-
-        space["add"] = torch.add
-    exec("\n".join(lines), space)
-    return space["sample"]
-
-
-def _sum(terms: Sequence[tuple[str, float]], framework: str) -> str:
-    if framework == "jax":
-        return " + ".join(name if c == 1.0 else f"{name} * {c!r}" for name, c in terms)
-    (first, c), *rest = terms
-    text = f"{first}.mul({c!r})"
-    if c == 1.0 and rest:
-        (second, c), *rest = rest
-        text = f"add({first}, {second}, alpha={c!r})"
-    return text + "".join(f".add_({name}, alpha={c!r})" for name, c in rest)
-
-
-def scanned_by_hand(plan: Plan, model: Model) -> Callable[[Any], Any]:
-    """Return the loop as a lax.scan over the numbers of every step, nothing selected or checked."""
-    import jax
-    import jax.numpy as jnp
-
-    layout, programs = plan.layout, [row.program for row in plan.rows]
-    terms = sorted(
-        {(value, v) for program in programs for value, used, *_ in program for v in used}
-    )
-    numbers = np.zeros((len(plan), 1 + len(terms)), np.float32)
-    for i, program in enumerate(programs):
-        numbers[i, 0] = plan.rows[i].point.scale
-        for value, used, own, _ in program:
-            for v, c in zip(used, own, strict=True):
-                numbers[i, 1 + terms.index((value, v))] = c
-    times = jnp.asarray(plan.timesteps, jnp.int32 if plan.grid.integral else jnp.float32)
-
-    def body(carry: Any, row: Any) -> Any:
-        (x, memory), (n, t) = carry, row
-        values = dict(enumerate((x, model(x * n[0] if layout.scaled else x, t), *memory)))
-        for k, (value, v) in enumerate(terms, 1):
-            term = values[v] * n[k]
-            values[value] = values[value] + term if value in values else term
-        return (values[layout.next_sample], tuple(values[v] for v in layout.stores_from)), None
-
-    def sample(x: Any) -> Any:
-        memory = tuple(jnp.zeros_like(x) for _ in layout.slots)
-        start = (x * plan.grid.init_scale, memory)
-        return jax.lax.scan(body, start, (jnp.asarray(numbers), times))[0][0]
-
-    return sample
 
 
 # peers
@@ -374,36 +277,6 @@ def torch_loops(name: str, model: Model, x: Any, short: bool) -> dict[str, Loop]
     return loops
 
 
-def jax_loops(name: str, model: Model, x: Any) -> dict[str, Loop]:
-    """Return JAX's contestants."""
-    import jax
-    import jax.numpy as jnp
-
-    class_name, settings = SCHEDULERS[name]
-    plan = getattr(cmsched, class_name)(**settings).plan(STEPS)
-    times = [jnp.asarray(t) for t in plan.timesteps.tolist()]
-    hand, table, network = written_out(plan, "jax"), plan.on(x), jax.jit(model)
-
-    @jax.jit
-    def by_hand(x: Any) -> Any:
-        return hand(model, x, times, jnp.zeros_like(x))
-
-    by_hand_scan = jax.jit(scanned_by_hand(plan, model))
-    unrolled = jax.jit(lambda x: cmsched.sample(model, plan, x, unroll=True))
-    scanned = jax.jit(lambda x: cmsched.sample(model, plan, x))
-    unrolled_table = jax.jit(lambda table, x: cmsched.sample(model, table, x, unroll=True))
-    scanned_table = jax.jit(lambda table, x: cmsched.sample(model, table, x))
-    return {
-        "by hand": lambda: by_hand(x).block_until_ready(),
-        "unroll": lambda: unrolled(x).block_until_ready(),
-        "unroll, table": lambda: unrolled_table(table, x).block_until_ready(),
-        "scan by hand": lambda: by_hand_scan(x).block_until_ready(),
-        "scan": lambda: scanned(x).block_until_ready(),
-        "scan, table": lambda: scanned_table(table, x).block_until_ready(),
-        "Python loop": lambda: cmsched.sample(network, plan, x).block_until_ready(),
-    }
-
-
 def checked(
     loops: Mapping[str, Loop], expected: np.ndarray | None = None
 ) -> tuple[np.ndarray, float]:
@@ -420,15 +293,6 @@ TORCH = [
     *("network", "by hand", "pure", "stateful", "compiled step", "compiled loop", "CUDA graph"),
     *("diffusers", "diffusers, compiled", "k-diffusion"),
 ]
-JAX = [
-    *("by hand", "unroll", "unroll, table", "scan by hand", "scan", "scan, table", "Python loop"),
-]
-AGAINST = {
-    "unroll": "by hand",
-    "unroll, table": "by hand",
-    "scan": "scan by hand",
-    "scan, table": "scan by hand",
-}
 
 
 def main() -> None:
@@ -474,9 +338,20 @@ def main() -> None:
                 keep("torch", name, network, off, race(loops, sync=sync, **timed))
     for network, model in on_jax.items():
         for name in SCHEDULERS:
-            loops = jax_loops(name, model, jax.numpy.asarray(host))
+            loops = jax_loops(*SCHEDULERS[name], STEPS, model, jax.numpy.asarray(host))
             _, off = checked(loops, samples[name, network])
             keep("jax", name, network, off, race(loops, **timed))
+    compiled = {
+        name: compile_times(*settings, on_jax["trivial"], jax.numpy.asarray(host))
+        for name, settings in SCHEDULERS.items()
+    }
+    for name, settings in SCHEDULERS.items():
+        steps = race(flax_steps(*settings, jax.numpy.asarray(host)), rounds=given.rounds)
+        us = {key: 1e6 * value.median for key, value in steps.items()}
+        records.append(
+            {"framework": "jax, one step", "scheduler": name, "us": us, "compile": compiled[name]}
+            | {"ratio": ratio(steps, "interop.flax", "cmsched.step")}
+        )
     about = header("torch", "diffusers", "k-diffusion", "jax", "numpy", threads=given.threads)
     report("loop_cost", about, told(records, given.rounds), records, given.keep)
 
@@ -485,6 +360,7 @@ def told(records: Sequence[Mapping[str, Any]], rounds: int) -> str:
     """Return the tables."""
     on_torch = [record for record in records if record["framework"] == "torch"]
     on_jax = [record for record in records if record["framework"] == "jax"]
+    one_step = [record for record in records if record["framework"] == "jax, one step"]
     gpu = any("CUDA graph" in record["us"] for record in on_torch)
     columns = [column for column in TORCH if gpu or column != "CUDA graph"]
 
@@ -498,10 +374,11 @@ def told(records: Sequence[Mapping[str, Any]], rounds: int) -> str:
 
     titles = ["network", "scheduler"]
     ratios = ["diffusers / pure", "k-diffusion / pure", "pure / by hand"]
+    off = max(record.get("off", 0.0) for record in records)
     text = [
         f"Microseconds per step, network included: medians of {rounds} alternations of a loop of"
         f" {STEPS} steps at {'x'.join(map(str, SHAPE))}. All samples agree to"
-        f" {max(record['off'] for record in records):.0e} of the largest element. PyTorch:",
+        f" {off:.0e} of the largest element. PyTorch:",
         markdown(rows(on_torch, columns, ratios), [*titles, *columns, *ratios]),
         "JAX:",
         markdown(rows(on_jax, JAX, ()), [*titles, *JAX]),
@@ -522,6 +399,22 @@ def told(records: Sequence[Mapping[str, Any]], rounds: int) -> str:
         for each in [[record["ratio"][pair][0] for record in on_jax]]
     ]
     text.append(markdown(summary, ["JAX", "geometric mean", "largest", "expected of each"]))
+    ways = list(one_step[0]["compile"])
+    cells = [
+        [r["scheduler"], *(" + ".join(f"{ms:.0f}" for ms in r["compile"][way]) for way in ways)]
+        for r in one_step
+    ]
+    text += [
+        "Milliseconds to trace and to compile 50 steps:",
+        markdown(cells, ["scheduler", *ways]),
+    ]
+    kinds, most = list(one_step[0]["us"]), 1.1
+    cells = [
+        [r["scheduler"], *r["us"].values(), r["ratio"][0], verdict(r["ratio"][0], most=most)]
+        for r in one_step
+    ]
+    titles = ["scheduler", *kinds, "ratio", "expected"]
+    text += ["Microseconds of one step outside `jit`, no network:", markdown(cells, titles)]
     if gpu:
         captured = [r for r in on_torch if r["network"] == "none"]
         lines = [

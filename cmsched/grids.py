@@ -4,9 +4,9 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from .schedules import Point, Schedule, make_schedule
 
@@ -111,18 +111,47 @@ class Grid:
         return cls(points, schedule, *options)
 
 
-class GridRun:
-    """A grid as one run of a loop sees it: which step the loop is at, and what it counted."""
+class Rest(Sequence[Point]):
+    """The points from one of them on, without a copy."""
 
-    def __init__(self, grid: Grid) -> None:
-        self.points, self.at, self.schedule = grid.points, grid.at, grid.schedule
-        self._grid, self.step = grid, 0
+    def __init__(self, points: tuple[Point, ...], first: int) -> None:
+        self._points, self._first = points, first
+
+    def __len__(self) -> int:
+        return len(self._points) - self._first
+
+    @overload
+    def __getitem__(self, key: int) -> Point: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> tuple[Point, ...]: ...
+
+    def __getitem__(self, key: int | slice) -> Point | tuple[Point, ...]:
+        if isinstance(key, slice):
+            return self._points[self._first :][key]
+        if not -len(self) <= key < len(self):
+            raise IndexError(key)
+        return self._points[key + self._first if key >= 0 else key]
+
+
+class GridRun:
+    """A grid as one run of a loop sees it: which step the loop is at, and what it counted.
+
+    Args:
+        grid: the grid of the whole run.
+        first: the step at which this run begins.
+    """
+
+    def __init__(self, grid: Grid, first: int = 0) -> None:
+        self.points: Sequence[Point] = Rest(grid.points, first) if first else grid.points
+        self.at, self.schedule = grid.at, grid.schedule
+        self._grid, self._first, self.step = grid, first, 0
         self.total = grid.first_step + len(grid)  # steps of the whole run
         self.counts: Counter[str] = Counter()
 
     def __len__(self) -> int:
         """Return the number of steps."""
-        return len(self._grid)
+        return len(self._grid) - self._first
 
     def at_time(self, t: float) -> Point:
         """Return the point at model time t, or at the whole one below where the grid has such."""
@@ -131,6 +160,7 @@ class GridRun:
 
     def steps(self) -> Iterator[tuple[Point, Point]]:
         """Yield the two ends of every step."""
-        for step, ends in enumerate(self._grid.steps()):
-            self.step = step
-            yield ends
+        points, ends = self._grid.points, self._grid.ends
+        for step in range(len(self)):
+            self.step, at = step, step + self._first
+            yield points[at], ends[at] if ends else points[at + 1]

@@ -184,8 +184,9 @@ def trace(
     options: Mapping[str, Any],
     prediction: Prediction,
     limit: int | None = None,
+    first: int = 0,
 ) -> Trace:
-    """Run a sampler's loop on linear forms, to its end or for `limit` evaluations.
+    """Run a sampler's loop on linear forms from step `first`, to its end or `limit` evaluations.
 
     Raises:
         ValueError: a step that the loop cannot take, or a loop without evaluations.
@@ -194,7 +195,7 @@ def trace(
     rows = [TracedRow(None)]
     # evaluations in clean data, where nothing is left to do: no loop has a formula for these
     idle = [] if grid.upward else [p for p in grid.points[:-1] if p.sigma == 0.0]
-    walk = GridRun(grid.until(len(grid) - len(idle)) if idle else grid)
+    walk = GridRun(grid.until(len(grid) - len(idle)) if idle else grid, first)
 
     def noise(
         a: Point | None = None,

@@ -1,6 +1,7 @@
 """Tables in which a run may begin at any step: each run is that of the plan of the rest."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -100,8 +101,8 @@ def test_few_rows_are_traced(monkeypatch, sampler, more):
     traced = []
     trace = entries.trace
 
-    def counting(*args):
-        found = trace(*args)
+    def counting(*args, **first):
+        found = trace(*args, **first)
         traced.append(len(found.points))
         return found
 
@@ -163,3 +164,54 @@ def test_stepping_through_it_is_the_plan_of_the_rest(xp, sampler, options):
             expected = cmsched.step(rest, expected, output)
         found, wanted = xp.numpy(state.sample), xp.numpy(expected.sample)
         assert np.allclose(found, wanted, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options"),
+    [
+        ("dpmpp_multistep", {"solver_order": 3}),
+        ("lms", {}),
+        ("plms", {}),
+        ("pndm", {}),
+        ("unipc", {"solver_order": 3}),
+    ],
+)
+def test_the_work_grows_as_the_number_of_steps(sampler, options):
+    """Counted in calls of functions, which no other load of the machine changes."""
+
+    def calls(n):
+        plan, count = a_plan(sampler, options, n=n), 0
+        _ = plan.layout
+
+        def counted(_frame, event, _argument):
+            nonlocal count
+            count += event == "call"
+
+        entry_table.cache_clear()
+        before = sys.getprofile()
+        sys.setprofile(counted)
+        try:
+            entry_table(plan)
+        finally:
+            sys.setprofile(before)
+        return count
+
+    calls(30)  # what is computed once
+    short, long = calls(100), calls(400)
+    assert long < 4.2 * short
+
+
+def test_rows_beside_are_those_of_a_loop_without_memory():
+    """A run may begin with any of them, and goes on with the plan's below it."""
+    plan, other = a_plan("ddim", {}, n=4), a_plan("ddim", {}, n=7)
+    table, n = entry_table(plan, other), 4
+    assert columns_from(table, 0) == [0, 1, 2, 3]
+    for k, row in enumerate(other.rows):
+        column, *rest = columns_from(table, n + k)
+        assert float(table.times[column]) == row.point.t
+        assert all(plan.rows[i].point.t < row.point.t for i in rest)
+        np.testing.assert_allclose(
+            table.numbers[:6, column], column_of(other.layout, row)[:6], rtol=1e-12
+        )
+    with pytest.raises(ValueError, match="cannot begin anywhere: it remembers"):
+        entry_table(a_plan("lms", {}, n=4), other)

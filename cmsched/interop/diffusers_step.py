@@ -428,7 +428,8 @@ class Stepping(Either):
                 continue
             if name != "eta" or not isinstance(value, int | float) or "eta" not in plan.options:
                 return None
-            taken = taken._replace(plan=with_options(plan, (("eta", float(value)),)))
+            plan = with_options(plan, (("eta", float(value)),))
+            taken = taken._replace(plan=plan, wasted=self.habit.wasted(plan))
         placed = self.habit.place(self, taken, timestep, sample)
         if placed is None:
             return None

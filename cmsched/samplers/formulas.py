@@ -16,7 +16,7 @@ Nodes = list[tuple[float, Any]]  # (lam or ratio, value), newest first
 
 def decay(a: Point, b: Point) -> tuple[float, float]:
     """Return rho = e^(lam_a - lam_b), the share of the noise that a step keeps, and 1 - rho^2."""
-    gap = min(a.lam - b.lam, 0.0)
+    gap = 0.0 if a.lam == b.lam else min(a.lam - b.lam, 0.0)  # both may be infinite
     return math.exp(gap), -math.expm1(2 * gap)
 
 

@@ -23,3 +23,15 @@ def calm() -> Iterator[None]:
             warnings.filterwarnings(action, message, category)
         yield
     diffusers.utils.logging.set_verbosity(level)
+
+
+@pytest.fixture(autouse=True)
+def lifted_tables(request):
+    """Where Flax' classes are compared, our tables are in float64, as what they stand beside."""
+    if not request.module.__name__.rpartition(".")[2].startswith("test_flax"):
+        yield
+        return
+    from parity.lifted import own_tables
+
+    with own_tables(lifted=True):
+        yield

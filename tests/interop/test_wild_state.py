@@ -232,18 +232,6 @@ def test_begin_index(name):
     assert off(mine, theirs) <= NEAR
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_timesteps_cast(name):
-    """Dance Diffusion casts them to its network's dtype; then they are looked up in the cast."""
-    _, scheduler = made(name)
-    scheduler.set_timesteps(6)
-    whole = loop(scheduler)
-    scheduler.set_timesteps(6)
-    scheduler.timesteps = scheduler.timesteps.to(torch.float16)
-    assert scheduler.timesteps.dtype == torch.float16
-    assert off(loop(scheduler), whole) <= NEAR
-
-
 WHOLE = ["DDIMScheduler", "DDPMScheduler", "TCDScheduler", "CogVideoXDDIMScheduler"]
 
 
