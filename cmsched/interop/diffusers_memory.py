@@ -108,7 +108,7 @@ class Habit:
         """Return the times by which rows are found."""
         return tuple(plan.timesteps.tolist())
 
-    def aside(self, s: Any) -> tuple[Any, ...]:
+    def aside(self, s: Any, plan: Plan) -> tuple[Any, ...]:
         """Return what is shown beside what is kept, by entry."""
         return ()
 
@@ -438,7 +438,7 @@ class Heun(TwoStages):
             return None
         return super().at(s, taken, entry, timestep, sample)
 
-    def aside(self, s: Any) -> tuple[Any, ...]:
+    def aside(self, s: Any, plan: Plan) -> tuple[Any, ...]:
         """Return the lengths between levels."""
         return tuple((s.sigmas[1:] - s.sigmas[:-1]).unbind())
 
@@ -465,9 +465,10 @@ class Heun(TwoStages):
 class Ancestral(TwoStages):
     """Of KDPM2 ancestral, which keeps the length of the first part."""
 
-    def aside(self, s: Any) -> tuple[Any, ...]:
+    def aside(self, s: Any, plan: Plan) -> tuple[Any, ...]:
         """Return the lengths of first parts."""
-        return tuple((s.sigmas_interpol.to(s.sigmas.device) - s.sigmas).unbind())
+        levels = torch.tensor([p.ratio for p in (*plan.points, plan.grid.points[-1])])
+        return tuple((levels[1:] - levels[:-1]).unbind())
 
     def keep(self, s: Any, done: Done) -> None:
         """Keep sample and length."""

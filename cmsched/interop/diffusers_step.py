@@ -238,6 +238,7 @@ class Stepping(Either):
 
     timesteps: Array
     sigmas: Array
+    sigmas_interpol: Array
     _asked: Any = None  # what `set_timesteps` was given
     _listed = False  # whether that was a list which diffusers' class does not take
     _taken: Taken | None = None
@@ -305,8 +306,12 @@ class Stepping(Either):
         core = self.cmsched().with_plan(plan)
         dtype = self.timesteps.dtype
         self.timesteps = torch.as_tensor(core._timesteps).to(device=device, dtype=dtype)
-        if hasattr(self, "sigmas"):
-            self.sigmas = core.sigmas
+        for name in self.habit.tables:
+            if name in ("sigmas", "betas", "alphas"):
+                setattr(self, name, torch.as_tensor(getattr(core, name), dtype=torch.float32))
+        if hasattr(self, "sigmas_interpol"):  # of the middle of a step, for both its evaluations
+            middles = [p.ratio for p in plan.points[1::2]]
+            self.sigmas_interpol = torch.tensor([*middles, 0.0]).repeat_interleave(2)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs, which compares the tables anew."""
@@ -349,7 +354,7 @@ class Stepping(Either):
             habit = self.habit
             if habit.unlike(self.config) or not habit.agrees(self, core, plan, NEAR):
                 return Taken(None, seen)
-            taken = Taken(plan, seen, habit.times(self, plan), aside=habit.aside(self))
+            taken = Taken(plan, seen, habit.times(self, plan), aside=habit.aside(self, plan))
             taken = taken._replace(wasted=habit.wasted(plan))
             if hasattr(core, "history_slot"):
                 data = integrates_x0(core.meant(core.filled_config))

@@ -78,7 +78,17 @@ def check_steps(disable_corrector):
         )
 
 
-def corrected(loop, grid, *, solver_order, solver_type, predict_x0, disable_corrector, ramp_down):
+def corrected(
+    loop,
+    grid,
+    *,
+    solver_order,
+    solver_type,
+    predict_x0,
+    disable_corrector,
+    ramp_down,
+    from_start,
+):
     """Correct each sample of another loop once the network has seen it: UniC (eq. 5, B2).
 
     The options are those of "unipc". What the network said of x0 (or of eps) holds for the
@@ -103,13 +113,14 @@ def corrected(loop, grid, *, solver_order, solver_type, predict_x0, disable_corr
         if a is not None and not off and has_corrected_end(a, b, integrator, B):
             (level, value), *older = nodes[:order]
             unseen = [(level, value), (b.lam, 0.0 * value), *older]
-            rest = yield Store(unipc_step(start, unseen, a, b, integrator, B) - predicted)
+            rest = unipc_step(start, unseen, a, b, integrator, B)
+            rest = yield Store(rest if from_start else rest - predicted)
             ones = [(at, float(i == 1)) for i, (at, _) in enumerate(unseen)]
             weight = unipc_step(0.0, ones, a, b, integrator, B)
         x, x0, *eps = yield asked
         m = x0 if predict_x0 else (yield Store((x - b.alpha * x0) / b.sigma))
         if rest is not None:
-            change = rest + weight * m
+            change = rest + weight * m - x if from_start else rest + weight * m
             x = x + change
             if predict_x0:
                 eps = [e + change / b.sigma for e in eps]

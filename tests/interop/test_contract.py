@@ -15,6 +15,7 @@ from parity.lifted import Draws, reference
 from parity.runs import entry, normal, output, step_options
 from parity.spaces import SPACES
 
+import cmsched
 from cmsched.interop import diffusers_memory
 from cmsched.interop.diffusers_memory import HABITS
 from cmsched.interop.diffusers_step import Either, Stepping
@@ -470,6 +471,76 @@ def test_random_options(name):
         for a, b, c in zip(theirs, mine, exact, strict=True):
             if not isinstance(c, type):
                 assert apart(c, b) <= 1.2 * apart(c, a) + NEAR, case
+
+
+def test_unipc_ends_in_finite_numbers():
+    """Where diffusers' last step of noise prediction divides 0 by 0."""
+
+    def run(scheduler):
+        scheduler.set_timesteps(5)
+        return loop_of(scheduler)
+
+    theirs, mine = results("UniPCMultistepScheduler", run, predict_x0=False)
+    assert not torch.isfinite(theirs[-1]).all()
+    assert torch.isfinite(mine[-1]).all()
+    assert all(apart(a, b) <= NEAR for a, b in zip(theirs[:-1], mine[:-1], strict=True))
+
+
+LISTED = [n for n in STEPS if not takes(COUNTERPARTS[n]._reference.set_timesteps, "timesteps")]
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_lists_in_every_class(name):
+    """As cmsched's class reads them, and no step is left to diffusers, which does not."""
+    _, mine = made(name)
+    core = mine.cmsched()
+    times = torch.as_tensor(core.plan(9).timesteps)[:: 2 if mine.order == 1 else 1].tolist()
+    times = sorted({float(t) for t in times}, reverse="Inverse" not in name)
+    times = [int(t) for t in times] if core.plan(9).grid.integral else times
+    try:
+        plan = core.plan(timesteps=times)
+    except ValueError as error:  # where a rule places levels
+        with pytest.raises(ValueError, match=str(error)[:20]):
+            mine.set_timesteps(timesteps=times)
+        return
+    mine.set_timesteps(timesteps=times, device="cpu")
+    assert len(mine.timesteps) == len(plan)
+    assert torch.allclose(mine.timesteps.double(), torch.as_tensor(plan.timesteps).double())
+    x = start(mine)
+    state = cmsched.State(x, (x,) * len(plan.layout.slots), 0)
+    generators = draws(), draws()
+    for t in mine.timesteps:
+        x = one_step(mine, x, t, generators[0])
+        seen, _ = cmsched.model_input(plan, state)
+        said = 0.4 * torch.tanh(seen) + 0.1 * seen.roll(1, 1)
+        state = cmsched.step(plan, state, said, rng=generators[1])
+        assert apart(state.sample, x) <= NEAR
+
+
+def test_a_step_outside_of_a_list_says_so():
+    _, mine = made("DDIMScheduler")
+    mine.set_timesteps(timesteps=[900, 500, 100])
+    with pytest.raises(ValueError, match="leaves the run whose timesteps or sigmas"):
+        one_step(mine, start(mine), torch.tensor(333), None)
+
+
+@pytest.mark.parametrize("name", [n for n in COUNTERPARTS if n != "VQDiffusionScheduler"])
+def test_own_schedulers(name):
+    """cmsched's own where they are asked for, and diffusers' classes else."""
+    cls, core = COUNTERPARTS[name], getattr(cmsched, name)
+    mine, paper = cls(), cls(compatibility="paper")
+    assert not isinstance(mine, core)
+    assert isinstance(paper, core)
+    assert isinstance(paper, cls)
+    assert paper.config.keys() == mine.config.keys()
+    again = cls.from_config(mine.config, compatibility="paper")
+    assert type(again) is type(paper)
+    for option, default in cls._own_options.items():
+        value = {"third_order": "exact", "sde_eta": 0.5}.get(option, not default)
+        other = cls(**{option: value})
+        assert isinstance(other, core)
+        assert other.config[option] == value
+        assert other.compatibility == "diffusers"
 
 
 def test_every_class_is_diffusers_own():

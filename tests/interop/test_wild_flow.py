@@ -103,8 +103,8 @@ def test_half_precision(case, scheduler, dtype):
     half = replace(case, build=lambda scheduler: copy.deepcopy(case.build(scheduler)).to(dtype))
     theirs, mine = (seen.result for seen in both(half, scheduler, **changes))
     eps = torch.finfo(dtype).eps
-    if scheduler not in HABITS:  # its steps are diffusers'
-        assert np.array_equal(mine, theirs)
+    if scheduler not in HABITS:  # its steps are diffusers', and networks round as they come
+        assert np.abs(mine - theirs).max() <= 2 * eps
         return
     errors = [rms(result - full) for result in (theirs, mine)]
     assert 0 < errors[1] < 2 * eps
