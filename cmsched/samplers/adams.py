@@ -171,6 +171,7 @@ def store_all(past, *others):
     smooth=True,
     stored=lambda o: 3 + o["from_start"],
     correctable=False,
+    variants=({}, {"from_start": True}),
 )
 def plms(x, grid, noise, *, predict_v=False, idle=False, from_start=False):
     """PLMS: DDIM steps along Adams-Bashforth combinations of eps; the first step evaluates twice.

@@ -32,7 +32,7 @@ from .unic import (
         {"solver_order": 2, "predict_x0": False},
         {"solver_order": 3, "predict_x0": False},
         {"solver_order": 3, "disable_corrector": True},
-        {"solver_order": 3, "from_start": True},
+        {"solver_order": 2, "from_start": True},
     ),
 )
 def unipc(
