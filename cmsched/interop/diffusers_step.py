@@ -120,6 +120,27 @@ def anywhere() -> frozenset[str]:
     return frozenset(k for kind in found if kind for k in parameters(kind.__init__))
 
 
+@functools.cache
+def inner(cls: Any) -> frozenset[str]:
+    """Return the methods that diffusers' `step` may call on the way."""
+    found = (k for k, v in inspect.getmembers(cls._reference, inspect.isfunction))
+    return frozenset(found) - {
+        "__init__",
+        "step",
+        "set_timesteps",
+        "add_noise",
+        "scale_model_input",
+    }
+
+
+@functools.cache
+def changed(cls: Any) -> bool:
+    """Return whether a class has methods of its own in the place of these."""
+    lineage = cls.__mro__[: cls.__mro__.index(Stepping)]
+    own = {name for kind in lineage if "_reference" not in vars(kind) for name in vars(kind)}
+    return not own.isdisjoint(inner(cls))
+
+
 def own_options(cls: Any, given: dict[str, Any]) -> bool:
     """Return whether an option is given that only cmsched's class has."""
     return any(k in given and given[k] != v for k, v in cls._own_options.items())
@@ -335,7 +356,8 @@ class Stepping(Either):
         seen = tuple(Seen.of(self, name) for name in ("_internal_dict", *self.habit.tables))
         taken = Taken(None, seen)
         try:
-            if self._asked is not None:
+            parts = inner(type(self))  # of diffusers' step, which somebody may have replaced
+            if self._asked is not None and not changed(type(self)) and parts.isdisjoint(vars(self)):
                 taken = self._planned(seen)
         except (TypeError, ValueError):
             pass  # what cmsched refuses is diffusers' to take
