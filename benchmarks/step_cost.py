@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import in_diffusers
 from contestants import Entry, add_compiled_reference, compare, entry, k_diffusion, traffic
 from timing import (
     SHORT_ROUNDS,
@@ -307,6 +308,7 @@ def main() -> None:
     """Race and print."""
     given = options(
         __doc__,
+        in_diffusers={"action": "store_true", "help": "only the classes of interop.diffusers"},
         only={"default": "", "metavar": "PATTERN", "help": "schedulers whose names match"},
         without_numba={"action": "store_true", "help": "as if numba was not installed"},
         profile={"metavar": "NAME", "help": "print where a step of this scheduler spends its time"},
@@ -333,13 +335,17 @@ def main() -> None:
     if given.profile and given.profile not in names:
         raise SystemExit(f"--profile {given.profile}: not one of {', '.join(names)}")
     names = [name for name in names if re.search(given.only, name)]
+    if given.in_diffusers:
+        print(in_diffusers.text_of(in_diffusers.raced(names, given.rounds)))
+        return
     with torch.inference_mode():
         if given.profile:
             profile(given.profile)
             return
         entries, peers = list(raced(given, names)), list(raced_peers(given))
+    piped = in_diffusers.raced(names, given.rounds)
     keep = given.keep and not given.only
-    text = text_of(entries, peers, left, keep)
+    text = "\n\n".join((in_diffusers.text_of(piped), text_of(entries, peers, left, keep)))
     records = [found.record() for found in (*entries, *peers)]
     report("step_cost", about, text, records, keep)
 

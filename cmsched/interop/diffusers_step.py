@@ -326,7 +326,7 @@ class Stepping(Either):
         """Show the times and levels of a plan in place of diffusers' own."""
         core = self.cmsched().with_plan(plan)
         dtype = self.timesteps.dtype
-        self.timesteps = torch.as_tensor(core._timesteps).to(device=device, dtype=dtype)
+        self.timesteps = torch.as_tensor(plan.timesteps).to(device=device, dtype=dtype)
         for name in self.habit.tables:
             if name in ("sigmas", "betas", "alphas"):
                 setattr(self, name, torch.as_tensor(getattr(core, name), dtype=torch.float32))
@@ -356,8 +356,9 @@ class Stepping(Either):
         seen = tuple(Seen.of(self, name) for name in ("_internal_dict", *self.habit.tables))
         taken = Taken(None, seen)
         try:
-            parts = inner(type(self))  # of diffusers' step, which somebody may have replaced
-            if self._asked is not None and not changed(type(self)) and parts.isdisjoint(vars(self)):
+            cls: Any = type(self)
+            whole = not changed(cls) and inner(cls).isdisjoint(vars(self))
+            if self._asked is not None and whole:  # no part of diffusers' step was replaced
                 taken = self._planned(seen)
         except (TypeError, ValueError):
             pass  # what cmsched refuses is diffusers' to take

@@ -305,10 +305,10 @@ class FlaxScheduler:
         self, state: FlaxSchedulerState, original_samples: Array, noise: Array, timesteps: Any
     ) -> Array:
         """Return alpha x0 + sigma noise at timesteps: one for all rows, or one per row."""
-        at, (x, noise) = self._with(state.plan), self._beside(original_samples, noise)
+        at, (x, noise) = self._with(state.plan), self._widened(original_samples, noise)
         return at.add_noise(x, noise, self._asked(state.plan, timesteps))
 
-    def _beside(self, sample: Array, *others: Array) -> tuple[Array, ...]:
+    def _widened(self, sample: Array, *others: Array) -> tuple[Array, ...]:
         """Return arrays of JAX, the sample in the dtype that the former classes computed in."""
         arrays = (sample, *others)
         if all([isinstance(x, jax.Array) and x.dtype is self.dtype for x in arrays]):  # mostly

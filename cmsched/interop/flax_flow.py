@@ -296,7 +296,7 @@ class FlaxFlowMatchScheduler(FlaxStepScheduler):
         if index is None:
             index = self._find_timestep_id(state, timestep)
         index = jnp.asarray(index, jnp.int32)
-        sample, model_output = self._beside(sample, model_output)
+        sample, model_output = self._widened(sample, model_output)
         table, _ = self._table(state, sample)
         if to_final:
             table = self._to_final(state.plan, table.numbers.dtype)

@@ -251,7 +251,7 @@ class FlaxRectifiedFlowMultistepScheduler(FlaxStepScheduler):
                 " num_inference_steps) before the loop"
             )
         self._with(state.plan)
-        sample, output = self._beside(sample, model_output)
+        sample, output = self._widened(sample, model_output)
         if output.shape != sample.shape:
             raise ValueError(f"model_output has shape {output.shape}, the sample {sample.shape}")
         now = jnp.asarray(timestep, JAX.accumulation(sample.dtype))
@@ -273,7 +273,7 @@ class FlaxRectifiedFlowMultistepScheduler(FlaxStepScheduler):
 
     def add_noise(self, state: Any, original_samples: Array, noise: Array, timesteps: Any) -> Array:
         """Return (1 - t) x0 + t noise at times in [0, 1]: one, one per row or per token."""
-        x, noise = self._beside(original_samples, noise)
+        x, noise = self._widened(original_samples, noise)
         t = _ahead(jnp.asarray(timesteps, JAX.accumulation(x.dtype)), x)
         return ((1 - t) * x + t * noise).astype(x.dtype)
 

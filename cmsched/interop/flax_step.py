@@ -77,7 +77,7 @@ class FlaxStepScheduler(FlaxScheduler):
         """
         if self._named.schedule.sigma_data == 0.0:
             return sample
-        (sample,) = self._beside(sample)
+        (sample,) = self._widened(sample)
         table, index = self._table(state, sample)
         return _scaled(table, index, self._time(timestep), sample)
 
@@ -121,7 +121,7 @@ class FlaxStepScheduler(FlaxScheduler):
         key, return_dict = kwargs.pop("key", None), kwargs.pop("return_dict", True)
         if state.table is None and not self.anywhere:
             raise ValueError(NO_TIMESTEPS)
-        sample, model_output = self._beside(sample, model_output)
+        sample, model_output = self._widened(sample, model_output)
         table, index = self._table(state, sample)
         if kwargs:
             table = self._changed(state, table, kwargs)
@@ -231,7 +231,7 @@ class FlaxStepScheduler(FlaxScheduler):
         self, state: FlaxSchedulerState, sample: Array, noise: Array, timesteps: Any
     ) -> Array:
         """Return v = alpha noise - sigma sample, where alpha^2 + sigma^2 = 1."""
-        at, (sample, noise) = self._with(state.plan), self._beside(sample, noise)
+        at, (sample, noise) = self._with(state.plan), self._widened(sample, noise)
         return at.get_velocity(sample, noise, self._asked(state.plan, timesteps))
 
     def __len__(self) -> int:
