@@ -297,7 +297,7 @@ class FlaxFlowMatchScheduler(FlaxStepScheduler):
             index = self._find_timestep_id(state, timestep)
         index = jnp.asarray(index, jnp.int32)
         sample, model_output = self._widened(sample, model_output)
-        table, _ = self._table(state, sample)
+        table, _ = self._time_table(state, sample)
         if to_final:
             table = self._to_final(state.plan, table.numbers.dtype)
         after = self._advance(table, (), index, None, sample, model_output, None)

@@ -78,7 +78,7 @@ class FlaxStepScheduler(FlaxScheduler):
         if self._named.schedule.sigma_data == 0.0:
             return sample
         (sample,) = self._widened(sample)
-        table, index = self._table(state, sample)
+        table, index = self._time_table(state, sample)
         return _scaled(table, index, self._time(timestep), sample)
 
     def step(
@@ -122,7 +122,7 @@ class FlaxStepScheduler(FlaxScheduler):
         if state.table is None and not self.anywhere:
             raise ValueError(NO_TIMESTEPS)
         sample, model_output = self._widened(sample, model_output)
-        table, index = self._table(state, sample)
+        table, index = self._time_table(state, sample)
         if kwargs:
             table = self._changed(state, table, kwargs)
         memory = self._memory(state, table, sample)
@@ -160,7 +160,7 @@ class FlaxStepScheduler(FlaxScheduler):
             "this step draws noise: pass key=jax.random.key(0), which may be the same at every step"
         )
 
-    def _table(self, state: FlaxSchedulerState, sample: Array) -> tuple[Table, Array | None]:
+    def _time_table(self, state: FlaxSchedulerState, sample: Array) -> tuple[Table, Array | None]:
         """Return the table in the dtype of a sample, and the column that the state is at.
 
         Without timesteps it is that of all training steps, and no column.
