@@ -30,7 +30,7 @@ except ImportError as error:
     ) from error
 
 from .. import schedulers
-from .diffusers_memory import HABITS
+from .diffusers_habits import HABITS
 from .diffusers_own import ADAPTED, Configured
 from .diffusers_step import Either, Stepping, reference_of
 

@@ -4,7 +4,7 @@ A class here is diffusers' own but for `step`, so that what it accepts, refuses,
 draws is diffusers' code. A call of `step` that belongs to a run of `set_timesteps` is a row of the
 plan of that run. Any other is left to diffusers' own `step`: a timestep that is not in the list,
 tables that were written to, arrays that are not alike. Both keep what a run remembers in the same
-attributes (see `diffusers_memory`), so that they can take turns.
+attributes (see `diffusers_habits`), so that they can take turns.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import functools
 import importlib
 import inspect
 import sys
+import threading
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ ELSEWHERE = (
 # the last runs, with the tables that they agree with, by class, options and arguments
 RUNS: dict[Any, tuple[list[Any], Taken]] = {}
 MOST = 64
+LOCK = threading.Lock()
 # classes that estimate x0 in float32 at the least, and TCD, which shows another sample
 APART = {
     "TCDScheduler",
@@ -352,41 +354,48 @@ class Stepping(Either):
                 elif copy is not None and not torch.equal(now, copy):
                     break
             else:
-                return taken
+                own = vars(self)  # of a run that has begun, options stay
+                if own.get("_step_index") is not None or vars(self._internal_dict) == taken.config:
+                    return taken
         seen = tuple(Seen.of(self, name) for name in ("_internal_dict", *self.habit.tables))
-        taken = Taken(None, seen)
+        taken = Taken(None, seen, dict(vars(self._internal_dict)))
         try:
             cls: Any = type(self)
             whole = not changed(cls) and inner(cls).isdisjoint(vars(self))
             if self._asked is not None and whole:  # no part of diffusers' step was replaced
-                taken = self._planned(seen)
-        except (TypeError, ValueError):
+                taken = self._planned(taken)
+        except (TypeError, ValueError, ArithmeticError, LookupError):
             pass  # what cmsched refuses is diffusers' to take
         self._taken = taken
         return taken
 
-    def _planned(self, seen: tuple[Seen, ...]) -> Taken:
-        """Return the run that was asked for, or one for diffusers where the tables are others."""
+    def _planned(self, none: Taken) -> Taken:
+        """Return the run that was asked for, or `none` where the tables are others."""
         options = self._options()
         key = type(self), options, tuple(self._asked.items())
-        tables = [one.value for one in seen[1:]]
+        tables = [one.value for one in none.seen[1:]]
         known = RUNS.get(key)
         if known is None or not all(map(same, known[0], tables)):
             core = core_of(self.core, options)
             plan = self._plan_of(core)
             habit = self.habit
             if habit.unlike(self.config) or not habit.agrees(self, core, plan, NEAR):
-                return Taken(None, seen)
-            taken = Taken(plan, seen, habit.times(self, plan), aside=habit.aside(self, plan))
-            taken = taken._replace(wasted=habit.wasted(plan))
+                return none
+            taken = none._replace(
+                plan=plan,
+                times=habit.times(self, plan),
+                aside=habit.aside(self, plan),
+                wasted=habit.wasted(plan),
+            )
             if hasattr(core, "history_slot"):
                 data = integrates_x0(core.meant(core.filled_config))
                 taken = taken._replace(slot=core.history_slot, data=data)
             kept = [v.clone() if isinstance(v, torch.Tensor) else v for v in tables]
-            RUNS[key] = known = kept, taken
-            if len(RUNS) > MOST:
-                del RUNS[next(iter(RUNS))]
-        return known[1]._replace(seen=seen)
+            with LOCK:
+                RUNS[key] = known = kept, taken
+                if len(RUNS) > MOST:
+                    del RUNS[next(iter(RUNS))]
+        return known[1]._replace(seen=none.seen, config=none.config)
 
     def _plan_of(self, core: Any) -> Plan:
         """Return the plan of the run that was asked for."""
@@ -447,7 +456,7 @@ class Stepping(Either):
         ):
             return None
         for name, value in given.items():
-            if name in ALWAYS:
+            if name in ALWAYS or name in self.habit.unheard:
                 continue
             if name not in self._defaults:
                 return None

@@ -17,7 +17,7 @@ from parity.spaces import SPACES
 
 import cmsched
 from cmsched.interop import diffusers_memory
-from cmsched.interop.diffusers_memory import HABITS
+from cmsched.interop.diffusers_habits import HABITS
 from cmsched.interop.diffusers_step import Either, Stepping
 from interop.wild import COUNTED, COUNTERPARTS, NAMES, draws, made, one_step, start, takes
 
@@ -331,6 +331,35 @@ def test_the_mean_through_a_noise_of_zero(name):
             scheduler.step(torch.tanh(x), t, x, 0.7, variance_noise=noise)[0]
             for noise in (0, zeros, zeros + 1)
         ]
+
+    check_both(name, run)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 0.7, 1.0, None])
+@pytest.mark.parametrize("name", [n for n in NAMES if takes(COUNTERPARTS[n].step, "eta")])
+def test_eta(name, eta):
+    def run(scheduler):
+        scheduler.set_timesteps(6)
+        x, generator, seen = start(scheduler), draws(), []
+        for t in scheduler.timesteps:
+            x = scheduler.step(0.4 * torch.tanh(x), t, x, eta=eta, generator=generator)[0]
+            seen.append(x)
+        return seen
+
+    check_both(name, run)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "prediction_type" in made(n)[0].config])
+def test_options_changed_through_the_config(name):
+    """Before a run, and between two of them."""
+
+    def run(scheduler):
+        scheduler.set_timesteps(5)
+        scheduler.config.prediction_type = "v_prediction"
+        seen = loop_of(scheduler)
+        scheduler.config.prediction_type = "epsilon"
+        scheduler.set_timesteps(5)
+        return [*seen, *loop_of(scheduler)]
 
     check_both(name, run)
 

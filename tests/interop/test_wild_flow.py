@@ -15,7 +15,7 @@ from diffusers.pipelines.deprecated.repaint import RePaintPipeline
 from diffusers.pipelines.deprecated.unclip import UnCLIPPipeline
 
 import cmsched.interop.diffusers as ours
-from cmsched.interop.diffusers_memory import HABITS
+from cmsched.interop.diffusers_habits import HABITS
 from interop.pipelines import as_array, flow, run, unconditional
 from interop.pipelines.flow import HEUN, SHIFTED, parts_of_flux
 from interop.pipelines.stable import around, pooled_prompts, prompts
