@@ -417,6 +417,68 @@ def test_what_a_constructor_accepts(name, options):
             assert apart(a, b) <= NEAR
 
 
+@pytest.mark.parametrize("t", [640, 1, 0])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("options", [{}, {"rescale_betas_zero_snr": True}], ids=str)
+def test_a_step_without_set_timesteps(name, options, t):
+    """As training code takes it: the step that cannot be computed says so, and no other."""
+    if all(takes(COUNTERPARTS[name].__init__, k) for k in options):
+
+        def run(scheduler):
+            time = scheduler.timesteps[len(scheduler.timesteps) - 1 - t] if t < 30 else t
+            x = start(scheduler)
+            options = {"generator": draws()} if takes(scheduler.step, "generator") else {}
+            return [v for v in scheduler.step(0.2 * x, time, x, **options).values()]
+
+        check_both(name, run, **options)
+
+
+CALLS = {
+    "previous": lambda s: [s.previous_timestep(t) for t in s.timesteps[[0, 1, -1]]],
+    "variance": lambda s: [s._get_variance(640), s._get_variance(torch.tensor(640))],
+    "variance to a time": lambda s: [s._get_variance(666, 555).sqrt()],
+    "levels given back": lambda s: [(s.set_timesteps(sigmas=s.sigmas), s.sigmas)[1]],
+    "any time": lambda s: [s.step_pred(*said(s), generator=draws()).prev_sample],
+    "levels first": lambda s: [(s.set_sigmas(4), s.set_timesteps(4), s.sigmas)[2]],
+    "times first": lambda s: [(s.set_timesteps(4), s.set_sigmas(4), s.sigmas)[2]],
+    "runge-kutta": lambda s: [s.step_prk(said(s)[0], 333, start(s)).prev_sample],
+    "multistep": lambda s: [s.step_plms(said(s)[0], 9, start(s)).prev_sample],
+    "threshold": lambda s: [s._threshold_sample(3.0 * start(s))],
+    "coefficients": lambda s: [s.get_lms_coefficient(3, 4, k) for k in range(3)],
+    "converted": lambda s: [s.convert_model_output(said(s)[0], sample=start(s))],
+    "alpha and sigma": lambda s: [*s._sigma_to_alpha_sigma_t(s.sigmas[2])],
+    "a time of a level": lambda s: [s._sigma_to_t(s.sigmas[2].numpy(), s.log_sigmas.numpy())],
+    "entry": lambda s: [s.index_for_timestep(s.timesteps[2])],
+}
+
+
+def said(scheduler):
+    """An output, a time that is in no list, and a sample."""
+    x = start(scheduler)
+    return 0.2 * x, 0.33, x
+
+
+@pytest.mark.parametrize("placed", [False, True])
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("name", [n for n in COUNTERPARTS if n != "VQDiffusionScheduler"])
+def test_methods_are_those_of_diffusers(name, call, placed):
+    """With the numbers, types and errors that they have there."""
+
+    def run(scheduler):
+        if placed:
+            scheduler.set_timesteps(2 if name == "ConsistencyDecoderScheduler" else 6)
+        found = CALLS[call](scheduler)
+        kinds.append([type(v) for v in found])
+        return found
+
+    lists = takes(COUNTERPARTS[name]._reference.set_timesteps, "sigmas")
+    if call == "levels given back" and not lists:  # ours takes them
+        return
+    kinds: list[list[type]] = []
+    check_both(name, run)
+    assert not kinds or kinds[0] == kinds[1]
+
+
 @pytest.mark.parametrize("n", [38, 39, 40, 41])
 @pytest.mark.parametrize("name", NAMES)
 def test_as_many_steps_as_training_steps(name, n):
