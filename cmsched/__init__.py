@@ -39,6 +39,8 @@ from .tables import Stack, Table, stack
 if TYPE_CHECKING:
     from .schedulers import *  # noqa: F403
 
+__version__ = "0.1.0"
+
 # of what `schedulers` names these are not for users
 HIDDEN = {"CLASSES", "ConfigMixin", "SchedulerMixin", "DPMSolverMultistepInverse"}
 LATER = [name for name in schedulers.__all__ if name not in HIDDEN]  # loaded when asked for

@@ -211,6 +211,32 @@ def test_show_prints_parameters_and_coefficients(capsys, name):
     assert cls().plan(num_inference_steps=3).describe() in printed
 
 
+@pytest.mark.parametrize(
+    ("name", "short", "options"),
+    [
+        ("DDIM", "ddim", {}),
+        (" euler A ", "euler_ancestral", {}),
+        ("ddimscheduler", "ddim", {}),
+        ("DPM++ 2M", "dpmpp_2m", {}),
+        ("dpm++ 2m sde", "dpmpp_2m", {"algorithm_type": "sde-dpmsolver++"}),
+        ("DPM fast", "dpm_fast", None),
+    ],
+)
+def test_names_in_any_case(name, short, options):
+    """Those that the table prints, too."""
+    found = find(name)
+    assert found.short == short
+    assert options is None or found.options == options
+
+
+def test_the_table_is_cut_short():
+    """By `head`, without a traceback."""
+    command = f"{sys.executable} -m cmsched list | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("name")
+    assert done.stderr == ""
+
+
 def test_version_and_help(capsys):
     cli.main(["--version"])
     assert capsys.readouterr().out.startswith("cmsched ")

@@ -526,3 +526,21 @@ def test_an_option_without_effect_says_so_once():
         scheduler.set_timesteps(3)
     scheduler.set_timesteps(3)  # a second warning would be an error
     cmsched.EulerDiscreteScheduler(sigma_min=0.05, use_karras_sigmas=True).set_timesteps(3)
+
+
+def test_what_is_no_plan():
+    """The likeliest slips: the scheduler in its plan's place, the network behind the plan."""
+    scheduler, noise = cmsched.DDIMScheduler(), np.ones((2, 3))
+    plan = scheduler.plan(3)
+    for wrong in (
+        lambda: cmsched.sample(lambda x, t: x, scheduler, noise),
+        lambda: cmsched.run(lambda x, t: x, scheduler, noise),
+        lambda: cmsched.trajectory(lambda x, t: x, scheduler, noise),
+        lambda: cmsched.init(scheduler, noise),
+    ):
+        with pytest.raises(TypeError, match=r"got DDIMScheduler; pass scheduler.plan\(20\)"):
+            wrong()
+    with pytest.raises(TypeError, match="the network comes before the plan"):
+        cmsched.sample(plan, lambda x, t: x, noise)
+    with pytest.raises(TypeError, match="got int; make one by cmsched.make_plan"):
+        cmsched.init(20, noise)

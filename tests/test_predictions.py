@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cmsched
 from cmsched import convert
 from cmsched.predictions import PREDICTION_TYPES, Prediction, output_from_x0
 from cmsched.schedules import VPSDE, Betas, Cosine, Flow, Logarithmic, Point, TrigFlow
@@ -355,3 +356,20 @@ def test_conversions_inside_jit(xp):
     np.testing.assert_allclose(xp.numpy(got), (0.3 + 0.8 * 0.5) / 0.6, rtol=1e-12)
     slope = jax.grad(lambda m: v_of(m, alpha, sigma).sum())(m)
     np.testing.assert_allclose(xp.numpy(slope), 1 / 0.6, rtol=1e-12)
+
+
+def test_the_general_scheduler_has_the_boundary_of_a_consistency_model():
+    """At its sigma_min, as the class of these models has it."""
+    ends = {"sigma_min": 0.002, "sigma_max": 80.0}
+    general = cmsched.Scheduler(
+        sampler="consistency",
+        prediction_type="consistency",
+        schedule="identity",
+        spacing="karras",
+        **ends,
+    )
+    own = cmsched.CMStochasticIterativeScheduler(clip_denoised=False, **ends)
+    assert general.prediction.sigma_min == own.prediction.sigma_min == 0.002
+    assert general.prediction.boundary(general.schedule.at(sigma=0.8)) == pytest.approx(
+        own.prediction.boundary(own.schedule.at(sigma=0.8))
+    )

@@ -1,6 +1,8 @@
 """The command line: `sample` makes digits, `list` and `show` describe, `plot` compares."""
 
 import argparse
+import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from .. import discrete, samplers
+from .. import __version__, discrete, samplers
 from ..backends import resolve
 from ..discrete import TokenPlan
 from ..engine import sample
@@ -77,14 +79,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     args = parser.parse_args(argv)
     if args.version:
-        print(f"cmsched {_version()}")
+        print(f"cmsched {__version__}")
     elif "action" not in args:
         parser.print_help()
     else:
         try:
             args.action(args)
+            sys.stdout.flush()
         except Wrong as wrong:
             args.speaker.error(str(wrong))
+        except BrokenPipeError:  # `cmsched list | head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -101,15 +106,6 @@ def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
         return value
 
     return read
-
-
-def _version() -> str:
-    from importlib import metadata  # slow to import, and rarely needed
-
-    try:
-        return metadata.version("cmsched")
-    except metadata.PackageNotFoundError:  # a source tree that is not installed
-        return "unknown"
 
 
 # list and show

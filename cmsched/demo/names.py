@@ -12,6 +12,7 @@ from ..checks import nearest
 from ..discrete import TokenPlan
 from ..plan import Plan
 from ..schedulers import CLASSES, ConfigMixin, Scheduler
+from ..schedulers.a1111 import A1111
 from . import digits
 
 __all__ = ["Entry", "Wrong", "everything", "find", "other_samplers", "short_names"]
@@ -103,12 +104,22 @@ def everything() -> list[Entry]:
 
 
 def find(name: str) -> Entry:
-    """Return the scheduler of a name: short, of the class, or of a registered sampler."""
+    """Return the scheduler of a name, in any case.
+
+    Short names, those of classes, of registered samplers and A1111's are known.
+    """
     classes = short_names()
     known = {**classes, **other_samplers()}
     titles = {entry.cls.__name__: entry for entry in classes.values()}
     if name in known or name in titles:
         return known.get(name) or titles[name]
+    folded = {key.casefold(): entry for key, entry in {**titles, **known}.items()}
+    for key, (cls, options, sampler, _) in A1111.items():
+        other = cls == "KDiffusionScheduler"
+        own = known[sampler] if other else Entry(short(cls), CLASSES[cls], options)
+        folded.setdefault(key.casefold(), own)
+    if (entry := folded.get(name.strip().casefold())) is not None:
+        return entry
     hint = nearest(name, [*known, *titles])
     raise Wrong(
         f"unknown scheduler {name!r}" + (hint if "mean" in hint else f"; known: {', '.join(known)}")

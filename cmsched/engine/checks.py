@@ -7,10 +7,12 @@ from ..backends import Backend, resolve
 from ..plan import Plan
 from ..predictions import Prediction
 from ..rows import Layout, Row
+from ..tables import Stack, Table
 from ..tracing import MASK
 from .values import Program
 
 Array = Any
+PROGRAMS = (Plan, Stack, Table)  # a tuple, because torch.compile follows no union
 
 
 def check_like(backend: Backend, sample: Array, name: str, x: Array) -> None:
@@ -61,6 +63,18 @@ def check_output(backend: Backend, sample: Array, output: Array, prediction: Pre
             f"output has shape {found}, the sample {shape}: they must be equal{also} (broadcasting"
             " would hide a mistake)"
         )
+
+
+def check_program(plan: Any) -> None:
+    """Raise unless this is a plan, a table or a stack, and say what is meant instead."""
+    if isinstance(plan, PROGRAMS):
+        return
+    hint = "make one by cmsched.make_plan, or a scheduler's plan(20)"
+    if callable(getattr(plan, "plan", None)):
+        hint = f"pass scheduler.plan(20), the plan of a run of the {type(plan).__name__}"
+    elif callable(plan):
+        hint = "the network comes before the plan: sample(model, plan, noise)"
+    raise TypeError(f"plan must be a Plan, its table or a stack, got {type(plan).__name__}; {hint}")
 
 
 def given_names(layout: Layout) -> set[str]:

@@ -12,7 +12,7 @@ from ..plan import Plan
 from ..samplers import Evaluate, Rms, Store, Trial
 from ..schedules import Point
 from ..tables import Table
-from .checks import backend_of, check_given, check_like, check_output
+from .checks import backend_of, check_given, check_like, check_output, check_program
 from .start import init
 from .steps import model_input, step, step_and_x0
 from .values import (
@@ -80,6 +80,7 @@ def trajectory(
     Raises:
         ValueError, TypeError: what `init` raises, at once; what `step` raises, when it is taken.
     """
+    check_program(plan)
     if isinstance(plan, Plan) and not plan.traced:
         return _OwnLoop(model, plan, noise, x0, given, rng).steps(show=True)
     index = 0 if isinstance(plan, Plan) and _is_traced(plan, noise, x0) else None
@@ -140,6 +141,7 @@ def sample(
     Raises:
         ValueError: callback or progress inside a trace.
     """
+    check_program(plan)
     if isinstance(plan, Plan) and not plan.traced:
         return run(
             model, plan, noise, x0=x0, given=given, rng=rng, callback=callback, progress=progress
@@ -199,6 +201,7 @@ def run(
     (sample, info): the evaluations taken, and what the loop counted (accepted and rejected steps).
     `report` is called with what an adaptive loop says of each step it tried.
     """
+    check_program(plan)
     if not isinstance(plan, Plan):
         raise TypeError("run executes the sampler itself: pass a plan, no table and no stack")
     own = _OwnLoop(model, plan, noise, x0, given, rng)

@@ -8,7 +8,14 @@ import numpy as np
 from ..backends import Backend
 from ..plan import Plan
 from ..tables import Stack, Table
-from .checks import backend_of, check_given, check_index, check_like, given_names
+from .checks import (
+    backend_of,
+    check_given,
+    check_index,
+    check_like,
+    check_program,
+    given_names,
+)
 from .draws import start_draws
 from .table import first_columns, table_start
 from .values import Program, State
@@ -45,6 +52,7 @@ def init(
         TypeError: noise is not a floating array, or x0 is of another framework.
         ValueError: another shape, device or dtype; missing rng; no such plan in the stack.
     """
+    check_program(plan)
     layout = plan.layout
     backend = backend_of("noise", noise)
     backend.accumulation(noise.dtype)

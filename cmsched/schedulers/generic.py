@@ -61,6 +61,7 @@ def said_of(c: FrozenDict, sigma_data: float) -> Prediction:
         None if c.clip_sample_range is None else float(c.clip_sample_range),
         None if ratio is None else (float(ratio), float(c.sample_max_value)),
         sigma_data=(scaled and sigma_data) or Prediction.sigma_data,
+        sigma_min=float(c.sigma_min or 0.0) if c.prediction_type == "consistency" else 0.0,
         variance_head=str((c.sampler_options or {}).get("variance")).startswith("learned"),
     )
 

@@ -1,0 +1,5 @@
+"""`python -m cmsched` is the command `cmsched`."""
+
+from .demo.cli import main
+
+main()
