@@ -542,5 +542,5 @@ def test_what_is_no_plan():
             wrong()
     with pytest.raises(TypeError, match="the network comes before the plan"):
         cmsched.sample(plan, lambda x, t: x, noise)
-    with pytest.raises(TypeError, match="got int; make one by cmsched.make_plan"):
+    with pytest.raises(TypeError, match=r"got int; make one by cmsched\.make_plan"):
         cmsched.init(20, noise)
