@@ -433,23 +433,35 @@ def test_a_step_without_set_timesteps(name, options, t):
         check_both(name, run, **options)
 
 
+# by the method that a class must have for them
 CALLS = {
-    "previous": lambda s: [s.previous_timestep(t) for t in s.timesteps[[0, 1, -1]]],
-    "variance": lambda s: [s._get_variance(640), s._get_variance(torch.tensor(640))],
-    "variance to a time": lambda s: [s._get_variance(666, 555).sqrt()],
-    "levels given back": lambda s: [(s.set_timesteps(sigmas=s.sigmas), s.sigmas)[1]],
-    "any time": lambda s: [s.step_pred(*said(s), generator=draws()).prev_sample],
-    "levels first": lambda s: [(s.set_sigmas(4), s.set_timesteps(4), s.sigmas)[2]],
-    "times first": lambda s: [(s.set_timesteps(4), s.set_sigmas(4), s.sigmas)[2]],
-    "runge-kutta": lambda s: [s.step_prk(said(s)[0], 333, start(s)).prev_sample],
-    "multistep": lambda s: [s.step_plms(said(s)[0], 9, start(s)).prev_sample],
-    "threshold": lambda s: [s._threshold_sample(3.0 * start(s))],
-    "coefficients": lambda s: [s.get_lms_coefficient(3, 4, k) for k in range(3)],
-    "converted": lambda s: [s.convert_model_output(said(s)[0], sample=start(s))],
-    "alpha and sigma": lambda s: [*s._sigma_to_alpha_sigma_t(s.sigmas[2])],
-    "a time of a level": lambda s: [s._sigma_to_t(s.sigmas[2].numpy(), s.log_sigmas.numpy())],
-    "entry": lambda s: [s.index_for_timestep(s.timesteps[2])],
+    "previous_timestep": [lambda s: [s.previous_timestep(t) for t in s.timesteps[[0, 1, -1]]]],
+    "_get_variance": [
+        lambda s: [s._get_variance(640), s._get_variance(torch.tensor(640))],
+        lambda s: [s._get_variance(666, 555).sqrt()],
+    ],
+    "step_pred": [lambda s: [s.step_pred(*said(s), generator=draws()).prev_sample]],
+    "set_sigmas": [
+        lambda s: [(s.set_sigmas(4), s.set_timesteps(4), s.sigmas)[2]],
+        lambda s: [(s.set_timesteps(4), s.set_sigmas(4), s.sigmas)[2]],
+    ],
+    "step_prk": [lambda s: [s.step_prk(said(s)[0], 333, start(s)).prev_sample]],
+    "step_plms": [lambda s: [s.step_plms(said(s)[0], 9, start(s)).prev_sample]],
+    "_threshold_sample": [lambda s: [s._threshold_sample(3.0 * start(s))]],
+    "get_lms_coefficient": [lambda s: [s.get_lms_coefficient(3, 4, k) for k in range(3)]],
+    "convert_model_output": [
+        lambda s: [s.convert_model_output(said(s)[0], sample=start(s))],
+    ],
+    "_sigma_to_alpha_sigma_t": [lambda s: [*s._sigma_to_alpha_sigma_t(s.sigmas[2])]],
+    "_sigma_to_t": [lambda s: [s._sigma_to_t(s.sigmas[2].numpy(), s.log_sigmas.numpy())]],
+    "index_for_timestep": [lambda s: [s.index_for_timestep(s.timesteps[2])]],
 }
+CALLED = [
+    (name, method)
+    for name in COUNTERPARTS
+    for method in CALLS
+    if name != "VQDiffusionScheduler" and hasattr(COUNTERPARTS[name]._reference, method)
+]
 
 
 def said(scheduler):
@@ -459,24 +471,39 @@ def said(scheduler):
 
 
 @pytest.mark.parametrize("placed", [False, True])
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("name", [n for n in COUNTERPARTS if n != "VQDiffusionScheduler"])
-def test_methods_are_those_of_diffusers(name, call, placed):
+@pytest.mark.parametrize(("name", "method"), CALLED)
+def test_methods_are_those_of_diffusers(name, method, placed):
     """With the numbers, types and errors that they have there."""
+    for call in CALLS[method]:
+        kinds: list[list[type]] = []
 
-    def run(scheduler):
-        if placed:
-            scheduler.set_timesteps(2 if name == "ConsistencyDecoderScheduler" else 6)
-        found = CALLS[call](scheduler)
-        kinds.append([type(v) for v in found])
-        return found
+        def run(scheduler, call=call, kinds=kinds):
+            if placed:
+                scheduler.set_timesteps(2 if name == "ConsistencyDecoderScheduler" else 6)
+            found = call(scheduler)
+            kinds.append([type(v) for v in found])
+            return found
 
-    lists = takes(COUNTERPARTS[name]._reference.set_timesteps, "sigmas")
-    if call == "levels given back" and not lists:  # ours takes them
-        return
-    kinds: list[list[type]] = []
-    check_both(name, run)
-    assert not kinds or kinds[0] == kinds[1]
+        check_both(name, run)
+        assert not kinds or kinds[0] == kinds[1]
+
+
+LISTS = [n for n in NAMES if takes(COUNTERPARTS[n]._reference.set_timesteps, "sigmas")]
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_levels_are_given_back(name):
+    """Those that end with the last one twice too."""
+    last = "final_sigmas_type" in made(name)[0].config
+    for options in ({}, {"final_sigmas_type": "sigma_min"})[: 1 + last]:
+
+        def run(scheduler):
+            scheduler.set_timesteps(5)
+            again = type(scheduler).from_config(scheduler.config)
+            again.set_timesteps(sigmas=scheduler.sigmas)
+            return [again.sigmas, *loop_of(again)]
+
+        check_both(name, run, **options)
 
 
 @pytest.mark.parametrize("n", [38, 39, 40, 41])
