@@ -1,5 +1,6 @@
 """Config files on disk and on the Hugging Face Hub; loaded only when one is read or written."""
 
+import functools
 import json
 import os
 import re
@@ -12,11 +13,15 @@ __all__ = ["commit_hash", "download", "find", "hub_client", "push", "read", "ver
 _MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
+@functools.cache
 def version() -> str:
-    """Return the version of this package."""
-    from .. import __version__  # which is there once the package is loaded
+    """Return the installed version of this package."""
+    from importlib import metadata  # slow to import, and needed for files only
 
-    return __version__
+    try:
+        return metadata.version("cmsched")
+    except metadata.PackageNotFoundError:  # a source tree that is not installed
+        return "unknown"
 
 
 def write(path: str, text: str) -> None:
