@@ -206,14 +206,16 @@ def work_of(layout: Layout, row: Row, estimate: bool, owned: bool = True) -> Wor
             program.insert(0, program_of(layout.x0, [term for term in terms if term[1]]))
         statements = [(layout.x0, (SAMPLE, OUTPUT)), *(s for s in statements if s[0] != layout.x0)]
         weights.update({(layout.x0, v, region): c for v, c, region in terms})
-    sums, renamed = [], dict[int, int]()
+    sums = []
+    renamed: dict[int, int] = {}
     for value, sources, own, regions in program:
         sources = tuple([renamed.get(v, v) for v in sources])
         if own == (1.0,) and regions is None:
             renamed[value] = sources[0]
         else:
             sums.append((value, sources, own, regions))
-    copies, results = list[tuple[int, int]](), list[int]()
+    copies: list[tuple[int, int]] = []
+    results: list[int] = []
     wanted = [layout.next_sample, *row.stores_from, *([layout.x0] if estimate else [])]
     for place, value in enumerate(wanted):
         source = renamed.get(value, value)

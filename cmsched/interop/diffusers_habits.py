@@ -3,7 +3,6 @@
 `HABITS` is the table: a class that is not in it takes diffusers' own steps. A habit has no state.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,20 +27,15 @@ __all__ = ["HABITS"]
 Array = Any
 
 
-@functools.lru_cache(maxsize=4096)
-def reads(plan: Plan, index: int) -> frozenset[int]:
-    """Return the numbers of the values that a row reads."""
-    return frozenset(v for _, sources, *_ in plan.rows[index].program for v in sources)
-
-
 def within(plan: Plan, index: int, sample: Array, find: Any) -> Place | None:
     """Return the row of a number with its memory, of which `find` knows what each slot holds."""
     slots = plan.layout.slots
     if not index or not slots:
         return plan, index, (sample,) * len(slots)  # read by no first row
-    needed, memory = reads(plan, index), []
+    program, memory = plan.rows[index].program, []
     for k, slot in enumerate(slots, start=2):
-        value = find(*slot) if k in needed else sample
+        read = any([k in sources for _, sources, *_ in program])
+        value = find(*slot) if read else sample
         if value is None or value.shape != sample.shape or value.dtype is not sample.dtype:
             return None
         memory.append(value)

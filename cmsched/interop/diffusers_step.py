@@ -461,7 +461,7 @@ class Stepping(Either):
             if name not in self._defaults:
                 return None
             default = self._defaults[name]
-            if value is default or value == default:
+            if value is default or value == default or (default is False and value is None):
                 continue
             if name != "eta" or not isinstance(value, int | float) or "eta" not in plan.options:
                 return None

@@ -134,7 +134,9 @@ def test_dict_saved_and_restored(name):
         assert off(mine, theirs) <= NEAR
 
 
-@pytest.mark.parametrize("again", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["copied", "pickled"]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_copies_go_on_by_themselves(name, again):
     _, scheduler = made(name)

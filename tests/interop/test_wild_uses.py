@@ -124,7 +124,9 @@ def test_one_generator_in_a_list_is_for_all():
     assert off(mine, theirs) <= NEAR
 
 
-@pytest.mark.parametrize("change", [lambda v: v.to(torch.float64), lambda v: 0.9 * v])
+@pytest.mark.parametrize(
+    "change", [lambda v: v.to(torch.float64), lambda v: 0.9 * v], ids=["float64", "smaller"]
+)
 def test_tables_are_assigned(change):
     """To another dtype, to other values: diffusers' steps follow, and so do ours."""
     results = []
