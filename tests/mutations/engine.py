@@ -260,8 +260,8 @@ MUTANTS = [
     Mutant(
         "stale state",
         STEP,
-        "return State(done[0], done[1], index + 1), done[2]",
-        "return State(done[0], done[1], index), done[2]",
+        "return State(following, memory, index + 1), x0",
+        "return State(following, memory, index), x0",
         EXECUTIONS,
     ),
     # arrays of one's own
@@ -275,8 +275,8 @@ MUTANTS = [
     Mutant(
         "what was given is stored",
         "rows.py",
-        "len(layout.slots) and OUTPUT < source < layout.first_draw",
-        "len(layout.slots) and source < layout.first_draw",
+        "stored and (OUTPUT < source < layout.first_draw or",
+        "stored and (source < layout.first_draw or",
         "test_owned::test_step_keeps_nothing_that_it_was_given",
     ),
     Mutant(

@@ -223,8 +223,8 @@ MUTANTS = [
     Mutant(
         "corrector sign",
         UNIC,
-        "rest + weight * m",
-        "rest - weight * m",
+        "else rest + weight * m",
+        "else rest - weight * m",
         "test_solvers::test_solver_p_corrected_by_its_own_order_is_unipc",
     ),
     Mutant(
