@@ -126,13 +126,8 @@ def anywhere() -> frozenset[str]:
 def inner(cls: Any) -> frozenset[str]:
     """Return the methods that diffusers' `step` may call on the way."""
     found = (k for k, v in inspect.getmembers(cls._reference, inspect.isfunction))
-    return frozenset(found) - {
-        "__init__",
-        "step",
-        "set_timesteps",
-        "add_noise",
-        "scale_model_input",
-    }
+    outer = {"__init__", "step", "set_timesteps", "add_noise", "scale_model_input"}
+    return frozenset(found) - outer
 
 
 @functools.cache
