@@ -221,6 +221,7 @@ def test_show_prints_parameters_and_coefficients(capsys, name):
         ("dpm++ 2m sde", "dpmpp_2m", {"algorithm_type": "sde-dpmsolver++"}),
         ("DPM fast", "dpm_fast", None),
     ],
+    ids=lambda value: str(value).casefold(),  # not a class's own word
 )
 def test_names_in_any_case(name, short, options):
     """Those that the table prints, too."""

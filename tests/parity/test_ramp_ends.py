@@ -29,17 +29,18 @@ SVD = {
 }
 DISCRETE = {**SVD, "timestep_type": "discrete", "use_karras_sigmas": False}
 DISCRETE |= {"sigma_min": 0.05, "sigma_max": 10.0}
-SOLVERS = ["DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep"]
-OWN = ["EulerDiscrete", "UniPCMultistep"]  # classes that have these options themselves
-CLASSES = [*SOLVERS, "EulerDiscrete", "HeunDiscrete", "LMSDiscrete", "KDPM2Discrete"]
-CLASSES += ["KDPM2AncestralDiscrete", "DPMSolverSDE"]
-DEAF = ("LMSDiscrete", "DPMSolverSDE")  # whose Karras ramp has the schedule's ends in the reference
+SOLVERS = ["DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"]
+SOLVERS += ["DEISMultistepScheduler", "UniPCMultistepScheduler"]
+OWN = ["EulerDiscreteScheduler", "UniPCMultistepScheduler"]  # which have these options themselves
+CLASSES = [*SOLVERS, "EulerDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler"]
+CLASSES += ["KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler"]
+# whose Karras ramp has the schedule's ends in the reference
+DEAF = ("LMSDiscreteScheduler", "DPMSolverSDEScheduler")
 RAMPS = ("karras", "exponential", "beta")
 
 
 def pair(name: str, config: dict[str, Any], ramp: str, mode: str = "diffusers") -> tuple[Any, Any]:
     """A scheduler of the reference and ours, handed the file of another class, after 8 steps."""
-    name = f"{name}Scheduler"
     switches = {f"use_{each}_sigmas": each == ramp for each in RAMPS}
     with reference(name, Draws(), lifted=True) as cls, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -83,7 +84,7 @@ def test_ramps_heed_them_by_the_paper_too(name: str, ramp: str) -> None:
 def test_solvers_step_along_them(name: str, ramp: str) -> None:
     theirs, mine = pair(name, DISCRETE, ramp)
     x = y = runs.normal((2, 3, 4, 5), torch.float64, 0)
-    with reference(f"{name}Scheduler", Draws(), lifted=True):
+    with reference(name, Draws(), lifted=True):
         for t, s in zip(theirs.timesteps[:-1], mine.timesteps[:-1], strict=True):
             m = torch.tanh(x)
             x, y = theirs.step(m, t, x).prev_sample, mine.step(m, s, y).prev_sample
@@ -92,7 +93,7 @@ def test_solvers_step_along_them(name: str, ramp: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_they_survive_the_way_through_a_class(name: str) -> None:
-    cls = getattr(cmsched, f"{name}Scheduler")
+    cls = getattr(cmsched, name)
     there = cls.from_config(DISCRETE)
     assert (there.config.sigma_min, there.config.sigma_max) == (0.05, 10.0)
     back = cmsched.EulerDiscreteScheduler.from_config(there.config)
@@ -101,10 +102,10 @@ def test_they_survive_the_way_through_a_class(name: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["paper", "diffusers"])
-@pytest.mark.parametrize("name", ["EulerDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep"])
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", *SOLVERS[:2]])
 def test_a_ramp_below_the_last_level_ends_where_it_does(name: str, mode: str) -> None:
     """And does not go up to the schedule's own lowest level."""
-    cls = getattr(cmsched, f"{name}Scheduler")
+    cls = getattr(cmsched, name)
     options = {"final_sigmas_type": "sigma_min", "use_karras_sigmas": True, "sigma_min": 0.002}
     points = cls(**options, compatibility=mode).plan(6).grid.points
     assert points[-1].ratio == pytest.approx(0.002)
