@@ -32,12 +32,13 @@ def within(plan: Plan, index: int, sample: Array, find: Any) -> Place | None:
     slots = plan.layout.slots
     if not index or not slots:
         return plan, index, (sample,) * len(slots)  # read by no first row
-    program, memory = plan.rows[index].program, []
+    memory, shape, dtype = [], sample.shape, sample.dtype
     for k, slot in enumerate(slots, start=2):
-        read = any([k in sources for _, sources, *_ in program])
-        value = find(*slot) if read else sample
-        if value is None or value.shape != sample.shape or value.dtype is not sample.dtype:
-            return None
+        value = find(*slot)
+        if getattr(value, "dtype", None) is not dtype or value.shape != shape:
+            if any([k in sources for _, sources, *_ in plan.rows[index].program]):
+                return None
+            value = sample
         memory.append(value)
     return plan, index, tuple(memory)
 
@@ -169,7 +170,8 @@ class TwoStages(Counted):
         begins = not entry or steps[entry] != steps[entry - 1]
         if begins != (getattr(s, self.base) is None):
             return None
-
+        if begins:
+            return taken.plan, entry, (sample,) * len(taken.plan.layout.slots)  # not read
         return within(taken.plan, entry, sample, lambda kind, rank, age: self.kept(s, kind))
 
     def kept(self, s: Any, kind: str) -> Array | None:
@@ -264,7 +266,11 @@ class Slopes(Counted):
         if seen > entry or (not self.late and seen < min(entry, needed)):
             return None
         plan, index = begun_late(plan, entry, min(seen, needed))
-        return within(plan, index, sample, lambda kind, rank, age: slopes[-age])
+
+        def find(kind: str, rank: int, age: int) -> Array | None:
+            return slopes[-age] if age <= seen else None
+
+        return within(plan, index, sample, find)
 
     def keep(self, s: Any, done: Done) -> None:
         """Keep the slope."""
