@@ -109,7 +109,7 @@ def oldest(session: nox.Session) -> None:
         session.skip("NumPy 2.1 does not run on this Python")
     install(session, *OLDEST, "-e", ".[demo]", "--group", "test")
     session.run(
-        *("pytest", "-n", "2", "-m", "not peers", "--ignore=tests/test_readme.py"),
+        *("pytest", "-n", "2", "-m", "not peers and not host", "--ignore=tests/test_readme.py"),
         *("-W", "default"),  # they may well be deprecated
         *session.posargs,
         env={

@@ -34,7 +34,7 @@ settings.register_profile(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-settings.register_profile("ci", settings.get_profile("dev"), max_examples=200, derandomize=True)
+settings.register_profile("ci", settings.get_profile("dev"), max_examples=100, derandomize=True)
 settings.register_profile("brief", settings.get_profile("ci"), max_examples=20)
 settings.register_profile(
     "mutants",  # any failure will do, so none is made simpler
