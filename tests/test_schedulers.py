@@ -488,9 +488,10 @@ def test_a_config_of_one_class_runs_in_every_other(origin):
             assert key in cls.options, (name, error)  # noqa: PT017
             continue
         scheduler = cls.from_config(scheduler.config)
-        problem = Problem(NUMPY, scheduler, 3)
         scheduler.set_timesteps(3)
-        assert np.all(np.isfinite(last(problem.stateful(scheduler, generator=7))))
+        if not origin[1]:
+            problem = Problem(NUMPY, scheduler, 3)
+            assert np.all(np.isfinite(last(problem.stateful(scheduler, generator=7))))
         back = type(source).from_config(scheduler.config)
         for key in origin[1]:
             assert back.config[key] == source.config[key]
