@@ -50,6 +50,7 @@ def columns_from(table, k):
     return found
 
 
+@pytest.mark.host
 @pytest.mark.parametrize(("sampler", "options"), traced_variants())
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 9, 24])
 def test_every_run_has_the_rows_of_the_plan_of_the_rest(sampler, options, n):
@@ -87,6 +88,7 @@ def test_every_run_has_the_rows_of_the_plan_of_the_rest(sampler, options, n):
                 )
 
 
+@pytest.mark.host
 @pytest.mark.parametrize(
     ("sampler", "more"),
     [
@@ -166,6 +168,7 @@ def test_stepping_through_it_is_the_plan_of_the_rest(xp, sampler, options):
         assert np.allclose(found, wanted, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.host
 @pytest.mark.parametrize(
     ("sampler", "options"),
     [

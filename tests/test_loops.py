@@ -438,7 +438,7 @@ def test_what_is_not_used_does_not_spread(xp, sampler, kind):
     """NaN and infinity in memory not filled yet or read no more, in draws and outputs left out."""
     shapes = {"()": (), "(batch,)": (2,)}
     variants = few(REGISTRY[sampler].variants)
-    variants = variants[:1] if xp.backend == "jax" else variants  # each would be compiled
+    variants = variants if xp.backend == "numpy" else variants[:1]
     for options, settings in itertools.product(variants, SETTINGS):
         try:
             plan = a_plan(sampler, options, n=4, **settings)

@@ -264,6 +264,7 @@ def test_blocks_do_not_show(monkeypatch):
         monkeypatch.undo()
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("times", [(3, 900000), (900000, 4)])
 def test_paths_are_drawn_block_by_block(times, monkeypatch):
     """NumPy sums the nodes of a path within a block; the sum over whole arrays is the same."""
@@ -594,6 +595,7 @@ INTERVALS = [(-1.0, -0.5), (-0.5, 0.0), (-1.0, 0.0), (-0.7, 0.4), (0.3, -0.9), (
 INTERVALS += [(-3.0, np.inf), (2.0, 2.1), (-np.inf, np.inf)]
 
 
+@pytest.mark.host
 def test_path_law():
     shape = (4, 26, 400)
     z = np.stack([increment(i, shape=shape) for i in INTERVALS])
@@ -638,6 +640,7 @@ def test_weights_of_a_path_are_those_of_brownian_motion(times):
     assert product == pytest.approx(overlap / np.sqrt((b - a) * abs(d - c)), abs=1e-12)
 
 
+@pytest.mark.host
 @given(time=st.integers(1, 2**brownian.DEPTH))
 def test_a_path_is_made_by_halving(time):
     """Lévy's construction written as recursion: a midpoint is the mean of the ends, and noise."""
@@ -658,6 +661,7 @@ def test_a_path_is_made_by_halving(time):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
 
 
+@pytest.mark.host
 @given(lams=st.lists(st.floats(-12, 12), min_size=3, max_size=6, unique=True))
 def test_increments_add_up(lams):
     """Over dyadic times and any other, in either direction, however finely they are cut."""
@@ -784,6 +788,7 @@ def ends_of(sampler, options, n, rng, data=Gaussian()):  # noqa: B008
     return cmsched.sample(model, plan, Rng(0).normal((1, 200), dtype="float64"), rng=rng)
 
 
+@pytest.mark.host
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "options"),

@@ -17,6 +17,8 @@ from cmsched import schedulers
 from cmsched.schedulers import FAMILIES
 from cmsched.schedules import SCHEDULES
 
+pytestmark = pytest.mark.host
+
 ROOT = Path(cmsched.__file__).parent
 # other tests define classes too
 CLASSES = {

@@ -26,6 +26,9 @@ from cmsched.backends import resolve
 from cmsched.schedulers.distilled import Picked
 
 every_class = pytest.mark.parametrize("visit", DEFAULTS, ids=label)
+# one class of each module, for what its classes share
+families = {CLASSES[name].__module__: (name, setting) for name, setting in reversed(DEFAULTS)}
+every_family = pytest.mark.parametrize("visit", families.values(), ids=label)
 every_visit = pytest.mark.parametrize("visit", VISITS, ids=label)
 
 
@@ -332,7 +335,7 @@ def test_add_noise_keeps_the_dtype(xp, visit):
         assert scheduler.get_velocity(a, b, times[0]).dtype == a.dtype
 
 
-@every_class
+@every_family
 def test_add_noise_inside_a_trace(xp, visit):
     """Under jit, vmap and torch.compile; elsewhere twice, which must not change anything."""
     scheduler = build(visit)

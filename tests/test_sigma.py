@@ -84,6 +84,7 @@ def exact(plan, **options):
     )
 
 
+@pytest.mark.host
 def test_one_brownian_path_whatever_the_steps():
     """On one path, runs of more and more steps come together; on independent noise they do not."""
     scheduler = cmsched.DPMSolverSDEScheduler(use_karras_sigmas=True)
