@@ -204,6 +204,18 @@ def fast(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["frameworks"])
+def jobs(session: nox.Session) -> None:
+    """Run jobs whose workers and drivers are killed: processes, ranks, dask, Ray."""
+    install_shared(session, "-e", ".[jobs,dask,ray,s3]", "--group", "clusters")
+    run_shared(
+        session,
+        *("-m", "pytest", "-n", "2", "tests/jobs"),
+        *session.posargs,
+        CMSCHED_REQUIRE_BACKENDS="torch,jobs,clusters",
+    )
+
+
+@nox.session(venv_backend="none", requires=["frameworks"])
 def readme(session: nox.Session) -> None:
     """Run the code of the README."""
     install_interop(session)

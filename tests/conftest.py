@@ -71,6 +71,8 @@ PARTS = {
     "demo": ("sklearn", "matplotlib"),
     "peers": ("torch", "diffusers", "k_diffusion"),
     "numba": ("numba",),
+    "jobs": ("zarr", "threadpoolctl"),
+    "clusters": ("distributed", "ray", "obstore", "pyarrow"),
     "interop": ("torch", "diffusers", "k_diffusion", "jax", "flax", "onnxruntime", "ndonnx"),
     **{name: (name,) for name in ("paddle", "mlx", "dask", "diffusers", "onnxruntime")},
 }
@@ -147,6 +149,7 @@ def left_out() -> set[str]:
 ABOUT = {
     "parity": ("peers", "torch"),
     "interop": ("interop", "torch"),
+    "jobs": ("jobs", "numpy"),
     "test_torch.py": ("torch", "torch"),
     "test_jax.py": ("jax", "jax"),
 }

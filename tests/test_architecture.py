@@ -43,16 +43,17 @@ PARTS = [
     "conversion",
     "schedulers",
     "interop",
+    "jobs",
     "demo",
 ]
 ARRAYS = {
     *("backends", "levels", "tables", "plan", "noise", "engine"),
-    *("discrete", "guidance", "conversion", "schedulers", "interop"),
+    *("discrete", "guidance", "conversion", "schedulers", "interop", "jobs"),
 }
 OUTSIDE = {"numpy", "array_api_compat"}
 FRAMEWORKS = [
     *("torch", "jax", "cupy", "paddle", "mlx", "dask", "ndonnx"),
-    *("scipy", "huggingface_hub", "diffusers", "matplotlib"),
+    *("scipy", "huggingface_hub", "diffusers", "matplotlib", "zarr", "distributed", "ray"),
 ]
 
 
@@ -98,7 +99,7 @@ def test_imports_point_one_way():
                 if other == "backends":
                     assert part in ARRAYS | {"demo"}, f"{path.name} imports {name}"
             else:
-                assert part in ("demo", "interop"), f"{path.name} imports {name}"
+                assert part in ("demo", "interop", "jobs"), f"{path.name} imports {name}"
 
 
 def test_backends_and_noise_know_little():

@@ -19,10 +19,11 @@ from ..backends import resolve
 from ..discrete import TokenPlan
 from ..engine import sample
 from ..grids import Grid
+from ..jobs import ENGINES
 from ..noise import Rng
 from ..plan import Plan, make_plan
 from ..schedulers.a1111 import A1111
-from . import digits, pictures, quality
+from . import digits, job_commands, pictures, quality
 from .names import Entry, Wrong, everything, find, short_names
 
 __all__ = ["main"]
@@ -61,8 +62,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     make.add_argument("--dtype", choices=DTYPES, default="float32", help="(%(default)s)")
     make.add_argument("--number", type=_integer(1), help="images: 64, or 16 for each compared")
     make.add_argument("--seed", type=_integer(0, 2**64 - 1), default=0, help="(%(default)s)")
-    make.add_argument("--out", default="digits.png", help=".png or .npz (%(default)s)")
+    make.add_argument("--out", default="digits.png", help=".png, .npz or .zarr (%(default)s)")
+    big = make.add_argument_group("any number of images, into a store (--out x.zarr)")
+    big.add_argument("--workers", type=_integer(1), default=1, help="at once (%(default)s)")
+    big.add_argument("--engine", choices=ENGINES, help="who makes them: this process, or processes")
+    big.add_argument("--address", help="of the cluster of dask or ray")
+    big.add_argument(
+        "--chunk", type=_integer(1), default=BATCH, help="saved together (%(default)s)"
+    )
+    big.add_argument("--mixed", action="store_true", help="go on in another environment")
     make.set_defaults(action=_sample, speaker=make)
+
+    job_commands.add_commands(commands)
 
     table = commands.add_parser("list", help="print the table of schedulers")
     table.set_defaults(action=_list, speaker=table)
@@ -207,6 +218,11 @@ class _Made:
 
 def _sample(args: argparse.Namespace) -> None:
     """Make the images, write them, and say what was done."""
+    if args.out.rstrip("/").endswith(".zarr"):
+        if args.compare:
+            raise Wrong("--compare makes pictures: use --out x.png, or one --scheduler for a store")
+        job_commands.run_digits(args)
+        return
     if args.compare is None:
         chosen = [find(args.scheduler)]
     else:
@@ -216,7 +232,7 @@ def _sample(args: argparse.Namespace) -> None:
     plans = [entry.plan(args.steps) for entry in chosen]
     args.number = args.number or (64 if args.compare is None else 16)
     out = _check_out(args.out)
-    place = _check_backend(args.backend, args.device, args.dtype)
+    place = checked_backend(args.backend, args.device, args.dtype)
     _check_demo(out)
 
     bar = _Bar(sum(map(len, plans)) * -(-args.number // BATCH))
@@ -267,15 +283,29 @@ def _run(
     for first in range(0, args.number, BATCH):
         batch = range(first, min(first + BATCH, args.number))
         rng = Rng(args.seed, sample=batch)
-        noise = rng.normal((len(batch), 1, 8, 8), xp=args.backend, dtype=args.dtype, device=place)
-        if isinstance(plan, TokenPlan):
-            x = _tokens(plan, noise, rng, timed)
-        else:
-            x = _digits(plan, noise, rng, timed)
-        _wait(x)
-        images.append(_host(x)[:, 0])
+        made = made_digits(plan, rng, args.backend, args.dtype, place, timed)
+        images.append(made[:, 0])
     total = time.perf_counter() - start
     return _Made(short, np.concatenate(images), evaluations, spent, total - spent)
+
+
+def made_digits(
+    plan: Plan | TokenPlan,
+    rng: Rng,
+    backend: str,
+    dtype: str,
+    place: Any,
+    timed: Callable[[Any], Any] = lambda network: network,
+) -> Host:
+    """Return the digits (batch, 1, 8, 8) of the numbers of a portable generator."""
+    noise = rng.normal((len(rng.sample), 1, 8, 8), xp=backend, dtype=dtype, device=place)  # type: ignore[arg-type]
+    if isinstance(plan, TokenPlan):
+        x = _tokens(plan, noise, rng, timed)
+    else:
+        x = _digits(plan, noise, rng, timed)
+    _wait(x)
+    images: Host = _host(x)
+    return images
 
 
 @lru_cache
@@ -369,7 +399,7 @@ def _check_demo(out: Path) -> None:
         raise Wrong('a .png needs matplotlib: pip install "cmsched[demo]", or use --out digits.npz')
 
 
-def _check_backend(name: str, device: str | None, dtype: str) -> Any:
+def checked_backend(name: str, device: str | None, dtype: str) -> Any:
     """Return the device as the backend takes it, after trying both with the dtype."""
     if find_spec(name) is None:
         raise Wrong(f'--backend {name} is not installed: pip install "cmsched[{name}]"')
