@@ -30,7 +30,7 @@ OLDEST = (
 
 BENCHMARKS = (
     *("step_cost", "loop_cost", "batching", "serving"),
-    *("one_pass", "plan_cost", "memory", "noise", "import_time"),
+    *("one_pass", "plan_cost", "memory", "noise", "import_time", "jobs"),
 )
 
 # What is about numba or about all that a step may be asked for; a plain sum is rounded otherwise.
@@ -252,6 +252,7 @@ def gpu(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Time everything, shortly: every script of benchmarks/ that measures time or memory."""
     install_peers(session)
+    install_shared(session, "-e", ".[jobs,dask,ray]")
     folder = install_fast(session)
     for script in BENCHMARKS:
         arguments = session.posargs or ["--short"]

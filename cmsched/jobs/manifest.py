@@ -44,8 +44,6 @@ class Manifest:
         """Check the cut."""
         for name in ("number", "chunk", "batch"):
             check_count(name, getattr(self, name))
-        if self.threads is not None:
-            check_count("threads", self.threads)
         if self.chunk % self.batch and self.chunk < self.number:
             raise ValueError(
                 f"chunk={self.chunk} is no multiple of batch={self.batch}, so the batches of a job"

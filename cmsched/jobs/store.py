@@ -8,6 +8,7 @@ may make the same chunk, and whatever is interrupted leaves nothing but work to 
 import contextlib
 import json
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = ["Conflict", "Receipt", "Store"]
 
 MARK = 8  # bytes of a receipt that say in which environment its chunk was made
 RECEIPT = 32 + MARK
+LOCAL = threading.local()  # arrays of one chunk, by store and name
 WRITTEN = re.compile(r"c\.(\d+)\.0")  # the name of a receipt: no folder, which may be left empty
 
 
@@ -312,31 +314,45 @@ class Store:
 
     def _encoded(self, name: str, chunk: int, array: np.ndarray) -> tuple[str, bytes]:
         """Return the key and the bytes of a chunk of an array, as zarr writes them."""
-        rows = 1 if name == "receipts" else self.manifest.chunk
-        full = np.zeros((rows, *array.shape[1:]), array.dtype)
+        one = self._one(name)
+        full = np.zeros(one.array.shape, array.dtype)
         full[: len(array)] = array
-        kept: dict[str, Any] = {}
-        _array(_memory(kept), name, full.shape, full.dtype, rows)[...] = full
-        (content,) = (value for key, value in kept.items() if not key.endswith("zarr.json"))
-        return self._key(name, chunk), content.to_bytes()
+        one.array[...] = full
+        return self._key(name, chunk), one.kept[one.key].to_bytes()
 
     def _decoded(self, name: str, chunk: int) -> np.ndarray | None:
         """Return a whole chunk of an array; None where it is missing or damaged."""
-        content = self.get(self._key(name, chunk))
+        content, one = self.get(self._key(name, chunk)), self._one(name)
         if content is None:
             return None
-        shape: tuple[int, ...] = (1, RECEIPT)
-        dtype = "uint8"
-        if name != "receipts":
-            one, dtype = self.manifest.arrays[name]
-            shape = (self.manifest.chunk, *one)
-        kept: dict[str, Any] = {}
-        array = _array(_memory(kept), name, shape, np.dtype(dtype), shape[0])
-        kept[f"{name}/{array.metadata.encode_chunk_key((0,) * len(shape))}"] = _buffer(content)
+        one.kept[one.key] = _buffer(content)
         try:
-            return np.asarray(array[...])
+            return np.asarray(one.array[...])
         except Exception:  # each codec has errors of its own for what it cannot read
             return None
+
+    def _one(self, name: str) -> "_One":
+        """Return an array of one chunk, through which chunks are encoded; one for each thread."""
+        own = vars(LOCAL).setdefault(self.path, {})
+        if name not in own:
+            shape: tuple[int, ...] = (1, RECEIPT)
+            dtype = "uint8"
+            if name != "receipts":
+                sample, dtype = self.manifest.arrays[name]
+                shape = (self.manifest.chunk, *sample)
+            kept: dict[str, Any] = {}
+            array = _array(_memory(kept), name, shape, np.dtype(dtype), shape[0])
+            key = f"{name}/{array.metadata.encode_chunk_key((0,) * len(shape))}"
+            own[name] = _One(kept, key, array)
+        return own[name]  # type: ignore[no-any-return]
+
+
+class _One(NamedTuple):
+    """An array of one chunk in memory: what it holds, the key of the chunk there, and itself."""
+
+    kept: dict[str, Any]
+    key: str
+    array: Any
 
 
 def _zarr() -> Any:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backends import resolve
+from ..checks import check_count
 from ..noise import Rng
 from .environment import difference, environment_of, mark_of, pinned
 from .manifest import Manifest, digest_of
@@ -85,6 +86,9 @@ def open_store(
         return store
     if build is None:
         raise ValueError(f"{path}: a job of number={number} samples needs build=, which makes them")
+    for name, value in (("number", number), ("chunk", chunk), ("threads", threads)):
+        if value is not None:
+            check_count(name, value)
     batch = min(chunk, number) if batch is None else batch
     with pinned(threads):
         sampler = find_build(build)(ANYWHERE)
