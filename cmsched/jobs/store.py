@@ -7,6 +7,7 @@ may make the same chunk, and whatever is interrupted leaves nothing but work to 
 
 import contextlib
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -106,6 +107,9 @@ class Store:
 
     def listed(self, folder: str) -> list[str]:
         """Return the names in a folder."""
+        if "://" not in self.path:
+            place = Path(self.path).expanduser() / folder
+            return os.listdir(place) if place.is_dir() else []
 
         async def names() -> list[str]:
             return [name async for name in self.objects.list_dir(folder)]

@@ -323,7 +323,7 @@ print(store.digest())
         ({"threads": 2}, "threads"),
         ({"build": toy.other}, "sampler.plan"),
     ],
-    ids=str,
+    ids=["number", "chunk", "batch", "seed", "threads", "plan"],
 )
 def test_another_job_is_refused(tmp_path, changed, key):
     toy.open_job(tmp_path / "x.zarr")
@@ -407,7 +407,10 @@ def returns(value):
         ({"build": returns({"samples": np.zeros((3, 2))})}, "for 4 samples"),
         ({"build": returns({"receipts": np.zeros((4, 2))})}, "cannot name an array"),
     ],
-    ids=str,
+    ids=[
+        *("number", "chunk", "threads", "seed", "none", "no module", "no function"),
+        *("no dict", "empty", "rows", "name"),
+    ],
 )
 def test_bad_jobs_are_refused_and_nothing_is_made(tmp_path, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
