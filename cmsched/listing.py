@@ -9,9 +9,17 @@ from . import samplers
 from .rows import EVERYWHERE, INSIDE, OUTPUT, OUTSIDE, SAMPLE, Layout, Row, Start, Term
 from .tracing import Draw
 
-__all__ = ["described", "parsed", "to_json", "value_names"]
+__all__ = ["brief", "described", "parsed", "to_json", "value_names"]
 
 VERSION = "plan 1"
+
+
+def brief(plan: Any) -> str:
+    """Return a plan in a line: `Plan(heun, 9 evaluations, ve, t 80 ... 0)`."""
+    count = f"{len(plan)} evaluation{'s' * (len(plan) != 1)}" if plan.traced else "steps of its own"
+    first, last = plan.grid.points[0].t, plan.grid.points[-1].t
+    frame = plan.grid.schedule.frame
+    return f"Plan({plan.sampler}, {count}, {frame}, t {first:.5g} ... {last:.5g})"
 
 
 def described(plan: Any, digits: int) -> str:
@@ -165,7 +173,7 @@ def _start_names(start: Start) -> dict[int, str]:
 
 def _sum(terms: tuple[Term, ...], names: Mapping[int, str], digits: int) -> str:
     where = {EVERYWHERE: "", INSIDE: "mask ", OUTSIDE: "(1 - mask) "}
-    parts = [f"{c:.{digits}g} {where[region]}{names[v]}" for v, c, region in terms]
+    parts = [f"{c:.{digits}g} {where[region]}{names[v]}" for v, c, region in terms if c]
     return " + ".join(parts).replace("+ -", "- ") or "0"
 
 

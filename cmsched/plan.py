@@ -86,6 +86,10 @@ class Plan:
         """Return the plan itself, which nothing changes."""
         return self
 
+    def __repr__(self) -> str:
+        """Return the plan in a line; `describe()` has its rows, `to_json()` all of it."""
+        return listing.brief(self)
+
     @property
     def traced(self) -> bool:
         """Whether there are rows: not for a sampler that chooses its steps from the data."""

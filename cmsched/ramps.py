@@ -80,7 +80,7 @@ def beta(n: int, high: float, low: float, *, a: float = 0.6, b: float = 0.6) -> 
     try:
         from scipy.stats import beta as distribution  # an extra, loaded only here
     except ImportError:
-        raise ImportError('beta sigmas need SciPy: pip install "cmsched[scipy]"') from None
+        raise ImportError("beta sigmas need SciPy: pip install scipy") from None
     quantiles = np.asarray(distribution.ppf(1 - np.linspace(0, 1, n), a, b))
     return low + quantiles * (high - low)
 

@@ -133,6 +133,11 @@ class Stack:
         """Pickle the plans, and none of what is on devices."""
         return stack, (self.plans, self.capacity)
 
+    def __repr__(self) -> str:
+        """Return the stack in a line, with the first plans."""
+        shown = ", ".join(map(repr, self.plans[:3])) + ", ..." * (len(self.plans) > 3)
+        return f"Stack({len(self.plans)} plans, capacity {self.capacity}: {shown})"
+
     def on(self, like: Array) -> Table:
         """Return the table on the device of `like`, as `Plan.on` does."""
         return to_device(self._host, like, self._tables)

@@ -1,6 +1,8 @@
 """The command line, run in this process; twice as the installed program."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 import cmsched
-from cmsched.demo import cli, digits
+from cmsched.demo import cli, digits, making, progress
 from cmsched.demo.names import find, short_names
 from cmsched.noise import Rng
 from cmsched.plan import Plan
@@ -65,7 +67,7 @@ def off_digits(made):
 @needs_demo
 def test_repaint_keeps_the_upper_half_and_fills_in_the_lower():
     made = images("--scheduler", "repaint", "--number", "4", "--dtype", "float64")[0]
-    given = cli._examples(4, Rng(0, sample=range(4)))
+    given = making.examples(4, Rng(0, sample=range(4)))
     np.testing.assert_allclose(made[:, :, :4], given[:, :, :4], atol=1e-12)
     changed = np.abs(made[:, :, 4:] - given[:, :, 4:]).max(axis=(1, 2, 3)) > 0.5
     assert np.sum(changed) >= 2  # an upper half may have only one lower half
@@ -75,7 +77,7 @@ def test_repaint_keeps_the_upper_half_and_fills_in_the_lower():
 @pytest.mark.parametrize("name", ["ddim_inverse", "dpmpp_2m_inverse"])
 def test_an_inversion_is_followed_back(name):
     made = images("--scheduler", name, "--number", "4", "--steps", "100", "--dtype", "float64")[0]
-    given = cli._examples(4, Rng(0, sample=range(4)))
+    given = making.examples(4, Rng(0, sample=range(4)))
     assert np.sqrt(np.mean((made - given) ** 2)) < 0.2
 
 
@@ -85,9 +87,10 @@ def test_without_arguments_it_makes_a_picture(capsys):
     from matplotlib.image import imread
 
     picture = imread("digits.png")
-    assert picture.shape[:2] == (416, 416)
+    assert picture.shape[:2] == (352, 352)
     assert picture[..., :3].min() < 0.1  # ink
-    printed = capsys.readouterr().out
+    printed, said = capsys.readouterr()
+    assert said == "64 digits by dpmpp_2m: loading\n"
     assert "64 digits" in printed
     assert "digits.png" in printed
     assert "20 model evaluations" in printed
@@ -108,7 +111,7 @@ def test_compare_gives_a_row_to_each_scheduler(capsys):
     for name in (*EIGHT, "repaint", "ddim_inverse", "vq_diffusion", "dpm_adaptive"):
         alone = images("--scheduler", name, "--number", "3")
         np.testing.assert_array_equal(made[names.index(name)], alone[0])
-    cli.main(["sample", "--compare", "ddim,LCMScheduler", "--number", "2"])
+    cli.main(["sample", "--compare", "ddim, LCMScheduler", "--number", "2"])
     assert Path("digits.png").stat().st_size > 500
     printed = capsys.readouterr().out
     assert "ddim" in printed
@@ -118,7 +121,7 @@ def test_compare_gives_a_row_to_each_scheduler(capsys):
 @needs_demo
 def test_batches_do_not_show(monkeypatch):
     whole = images("--number", "5", "--scheduler", "euler_ancestral", "--dtype", "float64")
-    monkeypatch.setattr(cli, "BATCH", 2)
+    monkeypatch.setattr(making, "BATCH", 2)
     parts = images("--number", "5", "--scheduler", "euler_ancestral", "--dtype", "float64")
     np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-10)
 
@@ -160,17 +163,67 @@ def test_list_prints_every_scheduler(capsys):
     lines = capsys.readouterr().out.splitlines()
     titles, end = lines[0], lines.index("")
     at = {title: titles.index(title) for title in cli.COLUMNS}
-    table = {line.split()[0]: line for line in lines[1:end]}
+    table = {line.split()[0]: line for line in lines[1:end] if line[0] != " "}
     public = {name for name in cmsched.schedulers.CLASSES if name in cmsched.__all__}
     assert {line[at["class"] :].split()[0] for line in table.values()} == public - {"Scheduler"}
     for short, name in EIGHT.items():
         assert table[short][at["class"] :].startswith(name)
-        assert "arXiv" in table[short]
     assert table["heun"][at["order"] :].split()[:3] == ["2", "2", "no"]
-    assert table["ddpm"][at["order"] :].split()[:3] == ["1", "1", "yes"]
+    assert table["ddpm"][at["order"] :].split()[:3] == ["1+", "1", "yes"]
     assert table["vq_diffusion"][at["order"] :].split()[:3] == ["-", "1", "yes"]
-    assert table["dpmpp_2m"][at["A1111"] :].startswith("DPM++ 2M, DPM++ 2M SDE, ")
-    assert set(REGISTRY) <= set(lines[-1].replace(",", "").split())
+    assert table["dpmpp_2m"][at["A1111"] :] == "DPM++ 2M, DPM++ 2M SDE,"
+    after = lines[lines.index(table["dpmpp_2m"]) + 1]
+    assert after == " " * at["A1111"] + "DPM++ 2M SDE Heun, DPM++ 3M SDE"
+    assert set(REGISTRY) <= set(" ".join(lines[end:]).replace(",", "").split())
+    assert max(map(len, lines)) <= 120
+
+
+def test_list_and_show_as_json(capsys):
+    cli.main(["list", "--json"])
+    data = json.loads(capsys.readouterr().out)
+    facts = {each["name"]: each for each in data["schedulers"]}
+    assert set(facts) == set(short_names())
+    assert set(data["samplers"]) == set(REGISTRY)
+    assert facts["lcm"]["order"] is None
+    assert facts["heun"]["order"] == facts["heun"]["evaluations"] == 2
+    assert facts["ddpm"]["noise"] is True
+    for name, each in facts.items():  # every name that it prints is one that it takes
+        for known in (name, each["class"], *each["A1111"]):
+            same = find(known).cls.__name__ == each["class"]
+            assert same or each["class"] == "KDiffusionScheduler", known
+    cli.main(["show", "euler", "--steps", "3", "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert {key: shown[key] for key in facts["euler"]} == facts["euler"]
+    assert shown["options"]["timestep_spacing"] == "linspace"
+    made = cmsched.EulerDiscreteScheduler().plan(3)
+    assert Plan.from_json(json.dumps(shown["plan"])) == made
+    cli.main(["show", "vq_diffusion", "--steps", "3", "--json"])
+    assert json.loads(capsys.readouterr().out)["plan"] == {"timesteps": [99, 50, 0]}
+
+
+@needs_demo
+def test_steps_beside_a_name(capsys):
+    made = images("--compare", "DDIM:4, ddim:50, ddim", "--steps", "7", "--number", "2")
+    assert np.load("made.npz")["schedulers"].tolist() == ["DDIM:4", "ddim:50", "ddim"]
+    printed = capsys.readouterr().out
+    for name, steps, row in zip(("DDIM:4", "ddim:50", "ddim"), (4, 50, 7), made, strict=True):
+        assert f"{name.ljust(7)}  {steps} model evaluations" in printed
+        alone = images("--scheduler", "ddim", "--steps", str(steps), "--number", "2")
+        np.testing.assert_array_equal(row, alone[0])
+
+
+@needs_demo
+def test_what_takes_long_is_said_before(capsys, monkeypatch):
+    """About as long as it takes."""
+    monkeypatch.setattr(progress, "LONG", 0.0)
+    place = making.Place("numpy", None, "float32")
+    plans = [find("cm").plan(4), find("heun").plan(20)]
+    with making.one_thread():
+        expected = making.expected(plans, 64, place)
+        bar = progress.Bar(1, "evaluation", expected)
+        assert re.fullmatch(r"this will take about \d+ s\n", capsys.readouterr().err)
+        taken = sum(making.make("", plan, 64, 0, place, bar).network for plan in plans)
+    assert 0.2 * expected < taken < 5 * expected
 
 
 def test_names_are_words():
@@ -261,6 +314,8 @@ def test_version_and_help(capsys):
         (["show", "Scheduler"], "unknown scheduler 'Scheduler'"),
         (["sample", "--compare", "ddim,eular"], "did you mean 'euler'?"),
         (["sample", "--compare", ""], "unknown scheduler ''"),
+        (["sample", "--compare", "ddim:4,lcm:many"], "'lcm:many': 'many' is not a whole number"),
+        (["sample", "--scheduler", "ddim:0"], "'ddim:0': '0' is not a whole number of at least 1"),
         (["sample", "--scheduler", "ddim", "--compare", "ddim,heun"], "not allowed with"),
         (["sample", "--backend", "tensorflow"], "invalid choice: 'tensorflow'"),
         (["sample", "--dtype", "int32"], "invalid choice: 'int32'"),
@@ -290,23 +345,25 @@ def test_a_device_that_is_not_there(capsys, backend):
 
 
 @pytest.mark.parametrize("module", ["torch", "jax", "cupy"])
-def test_a_missing_backend_names_its_extra(capsys, monkeypatch, module):
+def test_a_missing_backend_names_its_package(capsys, monkeypatch, module):
     monkeypatch.setattr(cli, "find_spec", lambda name: None if name == module else find_spec(name))
     said = refusal(capsys, "sample", "--backend", module)
-    assert f'pip install "cmsched[{module}]"' in said
+    package = {"cupy": "cupy-cuda12x"}.get(module, module)
+    assert said.endswith(f"is not installed: pip install {package}\n")
 
 
 @pytest.mark.parametrize("module", ["sklearn", "matplotlib"])
-def test_missing_demo_parts_name_their_extra(capsys, monkeypatch, module):
+def test_missing_demo_parts_name_their_package(capsys, monkeypatch, module):
     monkeypatch.setattr(cli, "find_spec", lambda name: None if name == module else True)
-    assert 'pip install "cmsched[demo]"' in refusal(capsys, "sample")
+    package = {"sklearn": "scikit-learn"}.get(module, module)
+    assert f"sample needs {package}: pip install {package}" in refusal(capsys, "sample")
 
 
 @pytest.mark.parametrize("place", ["missing/digits.png", "folder.png", "file/digits.npz"])
 def test_unwritable_output_is_refused_before_any_work(capsys, monkeypatch, elsewhere, place):
     (elsewhere / "folder.png").mkdir()
     (elsewhere / "file").touch()
-    monkeypatch.setattr(cli, "_run", lambda *a: pytest.fail("work was done"))
+    monkeypatch.setattr(making, "make", lambda *a: pytest.fail("work was done"))
     assert f"--out {place} cannot be written" in refusal(capsys, "sample", "--out", place)
 
 
@@ -330,7 +387,7 @@ def program(*arguments):
 @needs_demo
 def test_as_a_program():
     done = program("sample", "--number", "2", "--out", "two.npz")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "2 digits by dpmpp_2m: loading\n")
     assert "2 digits" in done.stdout
     failed = program("show", "ddin")
     assert failed.returncode == 2

@@ -647,7 +647,7 @@ def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(TypeError, match=r"repo_id= has no effect without push_to_hub=True"):
         Alpha().save_config(tmp_path / "new", repo_id="a/b")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match=r'pip install "cmsched\[hub\]"'):
+    with pytest.raises(ImportError, match="pip install huggingface_hub"):
         Alpha().save_config(tmp_path / "new", push_to_hub=True)
     assert not (tmp_path / "new").exists()
 
@@ -778,7 +778,7 @@ def test_invalid_model_ids_are_oserrors():
 def test_without_the_hub_client(monkeypatch, saved):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert Beta.from_pretrained(saved, subfolder="scheduler").config.num_train_timesteps == 30
-    with pytest.raises(ImportError, match=r'pip install "cmsched\[hub\]"'):
+    with pytest.raises(ImportError, match="pip install huggingface_hub"):
         Alpha.from_pretrained("owner/name")
     with pytest.raises(OSError, match="neither an existing path"):
         Alpha.from_pretrained("./owner/name")

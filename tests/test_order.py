@@ -37,6 +37,7 @@ pytestmark = pytest.mark.host
 
 FLOOR = 1e-11
 STEPS = tuple(15 * 2**k for k in range(6))  # whole groups of a singlestep method of order 3
+THIRD = {"solver_order": 3, "third_order": "exact"}
 QUANTILES = np.array([0.03, 0.2, 0.45, 0.7, 0.98])
 
 
@@ -84,6 +85,24 @@ def test_order_from_a_cold_start(name, options):
     order = get(name).trait("order", options)
     errors = [error(name, options, "vp", n, history=0) for n in STEPS]
     assert slope(errors) >= min(order, 2) - 0.15, errors
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("unipc", {"solver_order": 3, "ramp_down": True}),
+        ("dpmpp_multistep", {**THIRD, "euler_at_final": True}),
+        ("deis", {"solver_order": 3, "ramp_down": True, "corrector": "unic"}),
+        ("lms", {"euler_at_final": True}),
+    ],
+    ids=label,
+)
+def test_a_last_step_of_order_1_leaves_order_2(name, options):
+    entry = get(name)
+    assert entry.trait("order", options) == 2
+    stored = entry.trait("stored", options)
+    errors = [error(name, options, "vp", 2 * n, history=stored) for n in STEPS]
+    assert abs(slope(errors) - 2) < 0.15, errors
 
 
 @pytest.mark.parametrize(("name", "options"), variants(stochastic=False), ids=label)

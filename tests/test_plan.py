@@ -264,6 +264,23 @@ def test_layouts_do_not_depend_on_the_numbers():
         assert one.layout == two.layout, sampler
 
 
+def test_a_line_says_what_a_plan_is():
+    heun = cmsched.HeunDiscreteScheduler().plan(5)
+    assert repr(heun) == "Plan(heun, 9 evaluations, ve, t 999 ... 0)"
+    assert repr(heun.skip(4)) == "Plan(heun, 1 evaluation, ve, t 0 ... 0)"
+    adaptive = cmsched.from_a1111("DPM adaptive").plan(5)
+    assert repr(adaptive).startswith("Plan(dpm_adaptive, steps of its own, ve, t 999 ...")
+    several = cmsched.stack([heun] * 4, capacity=64)
+    assert repr(several) == f"Stack(4 plans, capacity 64: {', '.join([repr(heun)] * 3)}, ...)"
+
+
+def test_nothing_times_a_value_is_not_described():
+    plan = cmsched.DDIMScheduler(prediction_type="sample", clip_sample=False).plan(3)
+    text = plan.describe()
+    assert "x0 = 1 output" in text
+    assert "0 x " not in text.replace("0.0", "")
+
+
 @pytest.mark.parametrize("projection", PROJECTIONS)
 def test_a_plan_describes_itself(projection):
     text = a_plan("dpmpp_multistep", {"eta": 1.0}, projection=projection, n=3).describe()

@@ -202,10 +202,11 @@ def test_plot_draws_both_panels(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "cases", lambda: chosen)
     monkeypatch.setattr(quality, "BUDGETS", (4, 8))
     monkeypatch.setattr(quality.measure, "__defaults__", ((4, 8), None))
+    monkeypatch.setattr(quality.expected, "__defaults__", ((4, 8), None))
     whole = quality.distribution
     monkeypatch.setattr(quality, "distribution", lambda: whole(512))
     out = tmp_path / "quality.png"
-    cli.main(["plot", "quality", "--out", str(out)])
+    cli.main(["plot", "quality", "--all", "--out", str(out)])
     picture = image.imread(out)
     colours = np.unique(np.round(picture[..., :3].reshape(-1, 3), 1), axis=0)
     for _, colour in (pictures.FAMILIES[case.family] for case in chosen):
@@ -214,12 +215,27 @@ def test_plot_draws_both_panels(capsys, tmp_path, monkeypatch):
     assert "4 samplers" in capsys.readouterr().out
 
 
+def test_six_in_one_panel(capsys, tmp_path, monkeypatch):
+    image = pytest.importorskip("matplotlib.image", reason="pictures need matplotlib (extra: plot)")
+    whole = quality.distribution
+    monkeypatch.setattr(quality, "distribution", lambda: whole(256))
+    out = tmp_path / "quality.png"
+    cli.main(["plot", "quality", "--out", str(out)])
+    picture = image.imread(out)
+    assert picture.shape[1] < 800  # a page's width
+    colours = np.unique(np.round(picture[..., :3].reshape(-1, 3), 1), axis=0)
+    for colour in pictures.SIX:
+        wanted = tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        assert np.abs(colours - wanted).max(axis=1).min() < 0.1, colour
+    assert "6 samplers" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("module", ["scipy", "matplotlib"])
-def test_plot_names_its_extra(capsys, monkeypatch, tmp_path, module):
+def test_plot_names_its_package(capsys, monkeypatch, tmp_path, module):
     monkeypatch.setattr(cli, "find_spec", lambda name: None if name == module else True)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as left:
         cli.main(["plot", "quality"])
     assert left.value.code == 2
-    assert 'pip install "cmsched[plot]"' in capsys.readouterr().err
+    assert f"plot needs {module}: pip install {module}" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

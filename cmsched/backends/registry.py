@@ -20,7 +20,7 @@ ADAPTERS = ("numpy", "torch", "jax", "cupy", "paddle", "ndonnx")
 NAMESPACES = {"mlx": "mlx.core", "dask": "array_api_compat.dask.array"}
 FRAMEWORKS = (*ADAPTERS, *NAMESPACES)
 PACKAGES = {"paddle": "paddlepaddle", "mlx": "mlx", "ndonnx": "ndonnx", "dask": '"dask[array]"'}
-PACKAGES |= {name: f'"cmsched[{name}]"' for name in ("torch", "jax", "cupy")}
+PACKAGES |= {"torch": "torch", "jax": "jax", "cupy": "cupy-cuda12x"}
 
 _by_type: dict[type, Backend] = {}
 _by_namespace: dict[str, Backend] = {}

@@ -31,12 +31,13 @@ from ..plan import Plan
 from ..predictions import output_from_x0
 from ..schedules import Point
 
-__all__ = ["LEVELS", "Denoiser", "images", "labels", "network", "token_network"]
+__all__ = ["LEVELS", "STEPS", "Denoiser", "images", "labels", "network", "token_network"]
 
 Array = Any
 Host = npt.NDArray[np.float64]
 
 LEVELS = 17  # of a pixel
+STEPS = 40  # of the solver that is the consistency function
 
 
 @lru_cache
@@ -45,7 +46,7 @@ def _load() -> tuple[Host, npt.NDArray[np.int64]]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError(
-            'the digits come with scikit-learn, which is missing: pip install "cmsched[demo]"'
+            "the digits come with scikit-learn, which is missing: pip install scikit-learn"
         ) from error
     data = load_digits()
     pixels, classes = data.images[:, None] / 8.0 - 1.0, data.target.astype(np.int64)
@@ -122,7 +123,7 @@ class Denoiser:
         return _restore(m + (alpha * self.bandwidth**2 / s2) * (flat - alpha * m), x)
 
     def consistency(
-        self, sigma_min: float = 0.002, steps: int = 40
+        self, sigma_min: float = 0.002, steps: int = STEPS
     ) -> Callable[[Array, Array, Array], Array]:
         """Return the exact consistency function (x, alpha, sigma) -> x0 at noise level sigma_min.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import jobs
 from ..noise import Rng
-from . import digits
+from . import digits, making
 from .names import Wrong, find
 
 __all__ = ["add_commands", "run_digits"]
@@ -21,9 +21,8 @@ QUIET = 60.0  # seconds between lines of progress where there is no terminal
 class Digits:
     """The sampler of digits: a scheduler, by its name, and the exact denoiser."""
 
-    def __init__(self, scheduler: str, steps: int | None, backend: str, dtype: str, device: Any):
-        self.scheduler, self.steps, self.backend = scheduler, steps, backend
-        self.dtype, self.device, self.xp = dtype, device, backend
+    def __init__(self, scheduler: str, steps: int | None, place: making.Place):
+        self.scheduler, self.place, self.xp = scheduler, place, place.backend
         self.plan = find(scheduler).plan(steps)
 
     def describe(self) -> dict[str, Any]:
@@ -32,24 +31,27 @@ class Digits:
             "name": "digits",
             "scheduler": self.scheduler,
             "steps": len(self.plan),
-            "backend": self.backend,
-            "dtype": self.dtype,
+            "backend": self.place.backend,
+            "dtype": self.place.dtype,
         }
 
     def __call__(self, rng: Rng) -> dict[str, Any]:
         """Make the digits of these numbers."""
-        from .cli import made_digits
-
-        return {"samples": made_digits(self.plan, rng, self.backend, self.dtype, self.device)}
+        return {"samples": making.one_batch(self.plan, rng, self.place)}
 
 
-def digits_at(place: jobs.Place, **options: Any) -> Digits:
+def digits_at(
+    place: jobs.Place,
+    *,
+    scheduler: str,
+    steps: int | None,
+    backend: str,
+    dtype: str,
+    device: str | None = None,
+) -> Digits:
     """Build the sampler of digits at a place."""
-    from .cli import checked_backend
-
-    backend, dtype = options["backend"], options["dtype"]
-    device = checked_backend(backend, place.device or options.pop("device", None), dtype)
-    return Digits(**{**options, "device": device})
+    where = making.checked_place(backend, place.device or device, dtype)
+    return Digits(scheduler, steps, where)
 
 
 def run_digits(args: argparse.Namespace) -> None:

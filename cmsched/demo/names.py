@@ -111,15 +111,17 @@ def find(name: str) -> Entry:
     classes = short_names()
     known = {**classes, **other_samplers()}
     titles = {entry.cls.__name__: entry for entry in classes.values()}
-    if name in known or name in titles:
-        return known.get(name) or titles[name]
-    folded = {key.casefold(): entry for key, entry in {**titles, **known}.items()}
-    for key, (cls, options, sampler, _) in A1111.items():
-        other = cls == "KDiffusionScheduler"
-        own = known[sampler] if other else Entry(short(cls), CLASSES[cls], options)
-        folded.setdefault(key.casefold(), own)
-    if (entry := folded.get(name.strip().casefold())) is not None:
-        return entry
+    theirs = {
+        key: known[sampler]
+        if cls == "KDiffusionScheduler"
+        else Entry(short(cls), CLASSES[cls], options)
+        for key, (cls, options, sampler, _) in A1111.items()
+    }
+    exact = {**theirs, **titles, **known}
+    folded = {key.casefold(): entry for key, entry in exact.items()}
+    for asked, names in ((name, exact), (name.strip().casefold(), folded)):
+        if asked in names:
+            return names[asked]
     hint = nearest(name, [*known, *titles])
     raise Wrong(
         f"unknown scheduler {name!r}" + (hint if "mean" in hint else f"; known: {', '.join(known)}")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from . import quality
 from .quality import Curve
 
-__all__ = ["draw_curves", "write"]
+__all__ = ["draw_curves", "draw_six", "write"]
 
 Host = npt.NDArray[Any]
 
@@ -28,6 +28,8 @@ OTHERS = "#00838f"
 MARKERS = "os^Dv<>Pp*hX"
 COMPARED = ("DDIM, Euler", "UniPC 2")  # deterministic ones, beside the stochastic
 HIGHEST = 2.0  # errors above are off the picture
+SIX = ("#b45309", "#6b7280", "#d62728", "#1f6fd1", "#7b2fbe", "#1a8f4c")
+DATA = "five Gaussians in the plane, exact networks"
 
 
 def write(out: Path, names: Sequence[str], images: Sequence[Host], seed: int) -> None:
@@ -46,7 +48,7 @@ def tiles(images: Host, columns: int) -> Host:
     rows = -(-len(images) // columns)
     ink = np.zeros((rows * columns, 8, 8))
     ink[: len(images)] = np.clip((images + 1.0) / 2.0, 0.0, 1.0)
-    tiles = np.pad(ink.repeat(6, axis=1).repeat(6, axis=2), ((0, 0), (2, 2), (2, 2)))
+    tiles = np.pad(ink.repeat(5, axis=1).repeat(5, axis=2), ((0, 0), (2, 2), (2, 2)))
     height, width = tiles.shape[1:]
     grid = tiles.reshape(rows, columns, height, width).swapaxes(1, 2)
     return grid.reshape(rows * height, columns * width)
@@ -81,22 +83,46 @@ def draw_curves(out: Path, curves: Sequence[Curve]) -> None:
     compared = [quality.measure(case, problem=data) for case in both]
     least = quality.floor(data)
     panel(left, calm)
+    figure.suptitle(f"Error against network evaluations: {DATA}")
     left.set_title("Deterministic: distance to the exact solution of the ODE (RMS)", loc="left")
     panel(right, noisy, compared)
     right.set_title("Stochastic: sliced 2-Wasserstein distance to the data", loc="left")
-    right.axhline(least, color="black", lw=1, ls=(0, (1, 2)))
-    right.annotate(
-        f"exact samples ({quality.SAMPLES})",
-        (quality.BUDGETS[0], least),
-        (-30, 3),
-        textcoords="offset points",
-        fontsize=8.5,
-    )
+    draw_floor(right, least, quality.BUDGETS[0])
     shown = [FAMILIES.get(f, (f, OTHERS)) for f in dict.fromkeys(c.case.family for c in curves)]
     names, colours = zip(*shown, strict=True)
     lines = [Line2D([], [], color=colour, lw=3) for colour in colours]
     figure.legend(lines, names, loc="outside lower center", ncols=len(names), frameon=False)
     figure.savefig(out, dpi=90)
+
+
+def draw_six(out: Path, curves: Sequence[Curve]) -> None:
+    """Draw a few curves that have one measure, the distance to the data, in one panel."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for curve, colour in zip(curves, SIX, strict=True):
+        points = [p for p in dict.fromkeys(curve.points) if p is not None]
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, marker="o", color=colour, lw=1.8, ms=4, label=curve.case.label)
+    budgets = sorted({b for c in curves for b, _ in filter(None, c.points)})
+    axes.set(xscale="log", yscale="log", xlabel="network evaluations")
+    axes.set_ylabel("sliced 2-Wasserstein distance to the data")
+    axes.set_xticks(budgets, [str(b) for b in budgets])
+    axes.minorticks_off()
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(DATA[0].upper() + DATA[1:], loc="left", fontsize=10)
+    draw_floor(axes, quality.floor(quality.distribution()), budgets[0])
+    axes.legend(loc="upper right", frameon=False)
+    figure.savefig(out, dpi=90)
+
+
+def draw_floor(axes: Any, least: float, x: float) -> None:
+    """Draw what exact samples have, below which nothing is told apart."""
+    axes.axhline(least, color="black", lw=1, ls=(0, (1, 2)))
+    text = f"exact samples ({quality.SAMPLES})"
+    axes.annotate(text, (x, least), (-2, 3), textcoords="offset points", fontsize=8.5)
 
 
 def panel(axes: Any, curves: Sequence[Curve], compared: Sequence[Curve] = ()) -> None:
@@ -134,7 +160,7 @@ def panel(axes: Any, curves: Sequence[Curve], compared: Sequence[Curve] = ()) ->
             color=colour,
             fontsize=9,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "alpha": 0.5},
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.8, "ls": ":"},
         )
 
 

@@ -14,7 +14,7 @@ others the exact denoiser. A budget counts evaluations: two a step is half the s
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -26,15 +26,19 @@ from ..engine import sample
 from ..noise import Rng
 from ..plan import Plan
 from ..schedulers import Scheduler
+from .progress import seconds
 
 __all__ = [
     "BUDGETS",
     "CASES",
+    "FROM_ONE",
+    "SIX",
     "Case",
     "Curve",
     "Mixture",
     "cases",
     "distribution",
+    "expected",
     "floor",
     "measure",
     "number",
@@ -45,10 +49,12 @@ __all__ = [
 Host = npt.NDArray[np.float64]
 
 BUDGETS = (4, 6, 8, 12, 16, 24, 32, 48, 64)  # evaluations
+FROM_ONE = (1, 2, *BUDGETS)
 HIGH, LOW = 80.0, 0.002  # sigma / alpha of the first and the last evaluation
 PATHS = 512  # samples compared with the exact solution
 SAMPLES = 2**14  # samples compared with the distribution
 JUMPS = 8  # evaluations of samplers that are at the end after one
+SOLVED = 16  # steps, of four slopes, of the solver that is their network
 TOLERANCES = tuple(0.7**k for k in range(40))  # rtol of what chooses its own steps
 
 
@@ -114,8 +120,8 @@ class Mixture:
 
     def consistency(self, u: Host, start: float) -> Host:
         """Return where the flow ends, to 1e-3: of many samples, and far below their floor."""
-        steps, floor = 16, 0.3  # even in log sigma / alpha where it is above the floor
-        levels = floor * np.sinh(np.linspace(math.asinh(start / floor), 0.0, steps + 1))
+        floor = 0.3  # even in log sigma / alpha where it is above the floor
+        levels = floor * np.sinh(np.linspace(math.asinh(start / floor), 0.0, SOLVED + 1))
         for a, b in zip(levels.tolist(), levels[1:].tolist(), strict=False):
             h, middle = b - a, 0.5 * (a + b)
             k1 = self.slope(u, a)
@@ -218,6 +224,15 @@ CASES = (
     Case("TCD", "tcd"),
 )
 SAME = ("euler_ancestral",)  # by another name, see the labels
+# what most people choose between
+SIX = (
+    Case("Euler a", "euler_ancestral"),
+    Case("DDIM, Euler", "ddim"),
+    Case("DPM++ 2M SDE", "dpmpp_multistep", {"eta": 1.0}),
+    Case("DPM++ 2M", "dpmpp_multistep"),
+    Case("UniPC 3", "unipc", {"solver_order": 3}),
+    Case("CM, LCM", "consistency"),
+)
 
 
 def cases() -> list[Case]:
@@ -306,6 +321,25 @@ def measure(case: Case, budgets: Sequence[int] = BUDGETS, problem: Problem | Non
     most = JUMPS if case.jumps else max(budgets)
     plans = [largest(case, made, budget) if budget <= most else None for budget in budgets]
     return Curve(case, tuple(None if p is None else attempt(case, p, problem) for p in plans))
+
+
+def expected(
+    work: Sequence[Case], budgets: Sequence[int] = BUDGETS, problem: Problem | None = None
+) -> float:
+    """Return about how many seconds it takes to measure: a slope and an error are timed."""
+    total = 0.0
+    for stochastic in (False, True):
+        some = [case for case in work if case.stochastic is stochastic]
+        if not some:
+            continue
+        asked = problem or (distribution() if stochastic else paths())
+        slope = seconds(partial(asked.data.slope, asked.noise, 1.0))
+        error = seconds(partial(asked.error, asked.noise))
+        for case in some:
+            taken = [b for b in budgets if not case.jumps or b <= JUMPS]
+            slopes = sum(taken) * (4 * SOLVED if case.jumps else 1)
+            total += 1.5 * slope * slopes + error * len(taken)  # a step takes half as long
+    return total
 
 
 def largest(case: Case, made: Scheduler, budget: int) -> Plan | None:

@@ -365,7 +365,7 @@ def _progress(steps: Iterable[Step], count: int, show: bool) -> Iterable[Step]:
         from tqdm.auto import tqdm
     except ImportError:
         raise ImportError(
-            'progress=True needs tqdm: pip install "cmsched[demo]", or pass progress=False'
+            "progress=True needs tqdm: pip install tqdm, or pass progress=False"
         ) from None
     shown: Iterable[Step] = tqdm(steps, total=count)
     return shown

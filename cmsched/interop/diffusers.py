@@ -26,7 +26,7 @@ try:
 except ImportError as error:
     raise ImportError(
         f"cmsched.interop.diffusers needs diffusers and PyTorch, which cannot be imported here"
-        f' ({error}): pip install "cmsched[diffusers]"'
+        f' ({error}): pip install "diffusers>=0.42" torch'
     ) from error
 
 from .. import schedulers

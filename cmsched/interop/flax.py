@@ -20,7 +20,7 @@ try:
     import jax.numpy as jnp
     import numpy as np
 except ImportError as error:
-    raise ImportError('cmsched.interop.flax needs JAX: pip install "cmsched[jax]"') from error
+    raise ImportError("cmsched.interop.flax needs JAX: pip install jax") from error
 
 from .. import schedulers
 from ..checks import check_choice

@@ -450,7 +450,7 @@ def _bar(total: int | None, disable: bool | None) -> Iterator[Any]:
         except ImportError:
             if disable is False:
                 raise ImportError(
-                    'disable=False shows a bar and needs tqdm: pip install "cmsched[demo]", or'
+                    "disable=False shows a bar and needs tqdm: pip install tqdm, or"
                     " pass disable=True"
                 ) from None
     none: AbstractContextManager[Any] = nullcontext(SimpleNamespace(update=lambda n: None))

@@ -100,8 +100,11 @@ class Sampler:
         value, complete = getattr(self, name), self.complete(options or {})
         value = value(complete) if callable(value) else value
         unic = self._corrector(complete)
-        if unic and name == "order" and unic["disable_corrector"] is not True:
-            return min(value, unic["solver_order"]) + 1
+        if name == "order":
+            if unic and unic["disable_corrector"] is not True:
+                value = min(value, unic["solver_order"]) + 1
+            last = complete.get("ramp_down") or complete.get("euler_at_final")  # of order 1
+            return min(value, 2) if last else value
         return value + unic["solver_order"] if unic and name == "stored" else value
 
     def _corrector(self, complete: Mapping[str, Any]) -> dict[str, Any]:

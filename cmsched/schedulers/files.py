@@ -73,7 +73,7 @@ def hub_client() -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
-        need = 'the Hugging Face Hub needs huggingface_hub: pip install "cmsched[hub]"'
+        need = "the Hugging Face Hub needs huggingface_hub: pip install huggingface_hub"
         raise ImportError(need) from error
     return huggingface_hub
 
