@@ -96,7 +96,7 @@ def tests_numpy(session: nox.Session) -> None:
     """Test a bare installation: NumPy and the strict namespace, no framework."""
     install(session, "-e", ".", "--group", "test")
     session.run(
-        *("pytest", "-n", "2", "-m", "not peers", "--ignore=tests/test_readme.py"),
+        *("pytest", "-n", "2", "-m", "not peers", "--ignore=tests/test_docs.py"),
         *session.posargs,
         env={
             **ENVIRONMENT,
@@ -114,7 +114,7 @@ def oldest(session: nox.Session) -> None:
         session.skip("NumPy 2.1 does not run on this Python")
     install(session, *OLDEST, "-e", ".[demo]", "--group", "test")
     session.run(
-        *("pytest", "-n", "2", "-m", "not peers and not host", "--ignore=tests/test_readme.py"),
+        *("pytest", "-n", "2", "-m", "not peers and not host", "--ignore=tests/test_docs.py"),
         *("-W", "default"),  # they may well be deprecated
         *session.posargs,
         env={
@@ -138,7 +138,7 @@ def tests_frameworks(session: nox.Session) -> None:
     run_shared(
         session,
         *("-m", "pytest", "-n", "2", "-m", "not peers and not host and not interop"),
-        "--ignore=tests/test_readme.py",
+        "--ignore=tests/test_docs.py",
         *session.posargs,
         CMSCHED_BACKENDS="torch,jax",
         CMSCHED_REQUIRE_BACKENDS="torch,jax,demo",
@@ -217,14 +217,30 @@ def jobs(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["frameworks"])
 def readme(session: nox.Session) -> None:
-    """Run the code of the README."""
+    """Run the code of the README and of every page of `docs/`."""
     install_interop(session)
     run_shared(
         session,
-        *("-m", "pytest", "tests/test_readme.py"),
+        *("-m", "pytest", "tests/test_docs.py"),
         *session.posargs,
         CMSCHED_REQUIRE_BACKENDS="torch,jax,demo,interop",
     )
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build what is published; install it without extras, and use it in another folder."""
+    folder = Path(session.create_tmp())
+    shutil.rmtree(folder)
+    install(session, "--group", "package")
+    session.run("python", "-m", "build", "--outdir", str(folder))
+    built = sorted(map(str, folder.iterdir()))
+    session.run("twine", "check", "--strict", *built)
+    (wheel,) = folder.glob("*.whl")
+    session.install("--force-reinstall", str(wheel))
+    script = Path("tests/package.py").resolve()
+    with session.chdir(folder):
+        session.run("python", "-I", str(script), ".")
 
 
 @nox.session

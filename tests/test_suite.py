@@ -50,6 +50,23 @@ def test_what_the_checks_install_has_an_upper_bound(group):
         assert upper(requirement), requirement
 
 
+def test_the_citation_can_be_read():
+    yaml = pytest.importorskip("yaml", reason="comes with huggingface_hub")
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)  # what the format asks for
+    assert cited["license"] == PROJECT["project"]["license"]
+    assert cited["repository-code"] == PROJECT["project"]["urls"]["Homepage"]
+    assert all(
+        author.keys() <= {"name", "family-names", "given-names"} for author in cited["authors"]
+    )
+
+
+def test_links_of_the_index_are_the_projects():
+    home = PROJECT["project"]["urls"]["Homepage"].removeprefix("https://github.com/")
+    hook = PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    assert all(f"/{home}/" in rule["replacement"] for rule in hook["substitutions"])
+
+
 def test_extras_have_an_upper_bound_in_the_checks_only():
     lines = (ROOT / "tests" / "constraints.txt").read_text(encoding="utf-8").splitlines()
     bounds = [line for line in lines if not line.startswith("#")]
