@@ -1,7 +1,7 @@
 """How good is a sampler for the evaluations it takes, and what do a corrector and weights change?
 
 Everything is an error, no time: see `cmsched.demo.quality` for the data and for how it is measured.
-The tables go to results/quality.md, the picture that `cmsched plot quality` draws to
+The tables go to results/quality.md, the picture that `cmsched plot quality --all` draws to
 results/quality.png.
 """
 

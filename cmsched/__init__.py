@@ -8,6 +8,7 @@ JAX, CuPy or any array-API namespace.
 from typing import TYPE_CHECKING, Any
 
 from . import schedulers
+from .checks import nearest
 from .conversion import convert
 from .engine import (
     Estimate,
@@ -82,7 +83,11 @@ __all__ += LATER
 
 def __getattr__(name: str) -> Any:
     if name not in LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = nearest(name, __all__, 0.8)
+        hint = hint if "mean" in hint else ""
+        if name.endswith("Scheduler"):
+            hint += "; docs/schedulers.md lists those of diffusers that are not here"
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     value = getattr(schedulers, name)
     globals()[name] = value
     return value

@@ -223,6 +223,19 @@ def test_public_names_exist_and_are_explained():
             assert (value.__doc__ or "").strip(), name
 
 
+def test_a_name_that_is_not_here():
+    """The nearest is named, and the page that has those of diffusers."""
+    for name, words in (
+        ("DDIMSheduler", "did you mean 'DDIMScheduler'"),
+        ("SASolverScheduler", "docs/schedulers.md lists"),
+        ("smaple", "did you mean 'sample'"),
+    ):
+        with pytest.raises(AttributeError, match=words):
+            getattr(cmsched, name)
+    with pytest.raises(AttributeError, match=r"no attribute '__wrapped__'$"):
+        getattr(cmsched, "__wrapped__")  # noqa: B009
+
+
 @pytest.mark.parametrize("module", ["engine", "plan", "tracing", "noise", "backends", "discrete"])
 def test_names_that_a_module_exports_exist(module):
     found = __import__(f"cmsched.{module}", fromlist=["*"])

@@ -216,6 +216,7 @@ def _plot(args: argparse.Namespace) -> None:
     _check_packages("plot", "scipy", "matplotlib")
     work = quality.cases() if args.all else list(quality.SIX)
     budgets = quality.BUDGETS if args.all else quality.FROM_ONE
+    say(f"{len(work)} samplers: loading")
     same = None if args.all else quality.distribution()
     bar = Bar(len(work), "sampler", quality.expected(work, budgets, same))
     curves = []
