@@ -262,7 +262,8 @@ def _new_plan(
         if grid.points[0].alpha == 0.0 and not entry.trait("singular", complete):
             raise ValueError(
                 f"sampler {entry.name!r} cannot start where alpha is 0 (zero terminal SNR, a flow"
-                " at sigma = 1): use a grid that starts at a finite level"
+                " at sigma = 1): use a grid that starts at a finite level, such as that of"
+                ' spacing="karras" with sigma_max=0.999 on a flow'
             )
         return Plan(*made_of, None, Start((), ()), (), ())
     traced = trace(entry, grid, complete, prediction)

@@ -188,8 +188,9 @@ def from_a1111(name: str, config: Mapping[str, Any] | None = None, **options: An
     ramp = ramps.get(_plain(suffix)) if base else None
     plain = _plain(base if ramp else name)
     if plain not in known:
+        hint = nearest(name, (*A1111, *ALIASES))
         raise ValueError(
-            f"there is no A1111 sampler {name!r}{nearest(name, (*A1111, *ALIASES))}; known:"
+            f"there is no A1111 sampler {name!r}{hint if 'mean' in hint else ''}; known:"
             f" {', '.join(A1111)}, each also with {', '.join(SUFFIXES)} behind it"
         )
     cls, preset, sampler, sampler_options = A1111[known[plain]]
