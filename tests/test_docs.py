@@ -24,8 +24,10 @@ from cmsched.backends import registry
 from cmsched.demo import cli
 from cmsched.demo.names import short_names
 from cmsched.plan import Plan
+from cmsched.predictions import OUTPUTS
 from cmsched.schedulers import CLASSES
 from cmsched.schedules import SCHEDULES
+from cmsched.spacings import SPACINGS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -40,7 +42,8 @@ IMPORTED = re.compile(r"^ *(?:import|from) (\w+)", re.MULTILINE)
 FILE = re.compile(r"^\| ((?:`[a-z_./]+`,? ?)+) \| .* \| (host|arrays) \|$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)]+)\)")
 PACKAGES = {"torch", "jax", "cupy", "diffusers", "onnxruntime", "flax", "ndonnx", "onnx"}
-PACKAGES |= {"sklearn", "scipy", "matplotlib"}
+PACKAGES |= {"sklearn", "scipy", "matplotlib", "dask", "paddle", "mlx", "numba"}
+TABLES = (CLASSES, SCHEDULES, SPACINGS, OUTPUTS)  # what a page may enter something into
 COMMAND = "python tests/test_docs.py"
 
 
@@ -78,24 +81,20 @@ def write_network(path: Path) -> None:
     save(model, path)
 
 
-def forget(name: str) -> None:
-    """Remove the classes that a module of this name has entered into tables."""
-    for table in (CLASSES, SCHEDULES):
-        for key in [key for key, cls in table.items() if cls.__module__ == name]:
-            del table[key]
-
-
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """An empty folder, and tables that forget what is entered into them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_registered", {})
+    before = [set(table) for table in TABLES]
     try:
         with registered():
             yield tmp_path
     finally:
         registry._by_type.clear()
-        forget("page")
+        for table, known in zip(TABLES, before, strict=True):
+            for key in set(table) - known:
+                del table[key]
 
 
 def run(page, found, folder, capsys):
