@@ -252,7 +252,8 @@ def _sample(args: argparse.Namespace) -> None:
     place = making.checked_place(args.backend, args.device, args.dtype)
     _check_packages("sample", "scikit-learn", *(["matplotlib"] if _is_png(out) else []))
 
-    say(f"{number} digits by {', '.join(names)}: loading")
+    shown = ", ".join(names) if len(names) <= 8 else f"each of {len(names)} schedulers"
+    say(f"{number} digits by {shown}: loading")
     with making.one_thread():
         evaluations = sum(map(len, plans)) * -(-number // making.BATCH)
         bar = Bar(evaluations, "evaluation", making.expected(plans, number, place))
