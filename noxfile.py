@@ -219,11 +219,12 @@ def jobs(session: nox.Session) -> None:
 def readme(session: nox.Session) -> None:
     """Run the code of the README and of every page of `docs/`."""
     install_interop(session)
+    install_shared(session, "-e", ".[jobs]")
     run_shared(
         session,
         *("-m", "pytest", "tests/test_docs.py"),
         *session.posargs,
-        CMSCHED_REQUIRE_BACKENDS="torch,jax,demo,interop",
+        CMSCHED_REQUIRE_BACKENDS="torch,jax,demo,interop,jobs",
     )
 
 

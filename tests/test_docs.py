@@ -43,7 +43,7 @@ IMPORTED = re.compile(r"^ *(?:import|from) (\w+)", re.MULTILINE)
 FILE = re.compile(r"^\| ((?:`[a-z_./]+`,? ?)+) \| .* \| (host|arrays) \|$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)]+)\)")
 PACKAGES = {"torch", "jax", "cupy", "diffusers", "onnxruntime", "flax", "ndonnx", "onnx"}
-PACKAGES |= {"sklearn", "scipy", "matplotlib", "dask", "paddle", "mlx", "numba"}
+PACKAGES |= {"sklearn", "scipy", "matplotlib", "dask", "paddle", "mlx", "numba", "zarr"}
 TABLES = (CLASSES, SCHEDULES, SPACINGS, OUTPUTS)  # what a page may enter something into
 COMMAND = "python tests/test_docs.py"
 
