@@ -41,6 +41,7 @@ PARTS = [
     "discrete",
     "guidance",
     "conversion",
+    "testing",
     "schedulers",
     "interop",
     "jobs",
