@@ -12,10 +12,10 @@ Each may be followed by functions of the grid: `where.then(Upward())`.
 """
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ __all__ = [
 
 Array = Any
 MOST = 1_000_000  # steps, of training or of a run
+
+SAME = 1e-12  # how far entries of a list that are one number may be apart, by rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,15 +121,29 @@ class Discretization:
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name} must be a list of numbers, got {values!r}") from error
         if self.evaluations > 1 and table.ndim == 1 and table.size:
-            runs = [(value, len([*same])) for value, same in groupby(table.tolist())]
-            # only as evaluations are listed: the first is of one step, later ones may be of two
-            if runs[0][1] == 1 and all(count <= self.evaluations for _, count in runs):
-                table = np.array([value for value, _ in runs])
+            table = self._of_steps(table)
         table = table[::-1] if self.upward and table.ndim else table
         if name == "sigmas" and table.ndim == 1 and math.inf in table[:1]:  # zero terminal SNR
             rest = checks.check_decreasing(name, table[1:]) if table.size > 1 else []
             return [math.inf, *rest]
         return checks.check_decreasing(name, table, reverse=self.upward)
+
+    def _of_steps(self, table: np.ndarray) -> np.ndarray:
+        """Return a list with an entry of every evaluation as one of steps, others as they are.
+
+        Entries are alike that differ by rounding; a final 0 may stand any number of times.
+        """
+        heads, counts = [table[0]], [1]
+        for before, value in itertools.pairwise(table.tolist()):
+            if math.isclose(before, value, rel_tol=SAME):
+                counts[-1] += 1
+            else:
+                heads, counts = [*heads, value], [*counts, 1]
+        inner = counts[:-1] if heads[-1] == 0.0 else counts
+        # only as evaluations are listed: the first is of one step, later ones may be of two
+        if counts[0] == 1 and all(count <= self.evaluations for count in inner):
+            return np.array(heads)
+        return table
 
     def ignored(self, timesteps: Any = None, sigmas: Any = None) -> tuple[str, ...]:
         """Return what has no effect on the grid of these lists, one sentence each."""
@@ -191,9 +207,18 @@ class Discretization:
     def listed(self, sigmas: Any) -> tuple[list[float], bool]:
         """Return the entries of a list of levels, and whether its last one stands there twice."""
         table = np.asarray(checks.host(sigmas))
-        several = self.evaluations == 1 and table.ndim == 1 and table.size > 2
-        twice = bool(several and table[-1] == table[-2])
-        return self.entries("sigmas", table[:-1] if twice else sigmas), twice
+        if table.ndim != 1 or table.size < 3 or table.dtype.kind not in "fiu":
+            return self.entries("sigmas", sigmas), False
+        last, low = 0, self.level(self.end)
+        for value in table[::-1].tolist():
+            if not math.isclose(value, table[-1], rel_tol=SAME):
+                break
+            last += 1
+        # of a step that goes nowhere, at the end, all evaluations are listed
+        twice = last == 2 if self.evaluations == 1 else last > self.evaluations and low > 0
+        if twice and (self.evaluations == 1 or math.isclose(table[-1], low, rel_tol=1e-6)):
+            return self.entries("sigmas", table[: 1 - last]), True
+        return self.entries("sigmas", sigmas), False
 
     def listed_levels(self, sigmas: Any) -> tuple[list[Point], Point]:
         """Return the points at explicit levels and the end: that of the list, if it has one.

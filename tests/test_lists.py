@@ -168,6 +168,32 @@ def test_a_last_level_that_stands_twice_is_the_end(mode: str, steps: int) -> Non
     assert up.grid.points[-1].ratio == pytest.approx(10.0)
 
 
+@pytest.mark.parametrize("end", ["zero", "sigma_min"])
+@pytest.mark.parametrize("ramp", [{}, {"use_karras_sigmas": True}], ids=["even", "karras"])
+@pytest.mark.parametrize("mode", BOTH)
+def test_levels_of_evaluations_are_given_back(mode: str, ramp: dict[str, Any], end: str) -> None:
+    """Those in the middle of a step, which are the next start's to rounding, make no steps."""
+    cls = cmsched.KDiffusionScheduler
+    scheduler = cls(compatibility=mode, final_sigmas_type=end, **ramp)
+    plan = scheduler.plan(5)
+    levels = [p.ratio for p in plan.points]
+    again = scheduler.plan(sigmas=levels)
+    found = [p.ratio for p in again.grid.points]
+    np.testing.assert_allclose(found, [p.ratio for p in plan.grid.points], rtol=1e-12)
+    assert len(again) == len(plan)
+
+
+def test_an_end_that_stands_three_times_is_one() -> None:
+    """As in diffusers' `sigmas` of this class; where it is no end, the list is no list."""
+    scheduler = cmsched.KDPM2DiscreteScheduler()
+    levels = [10.0, 4.0, 4.0, 1.0, 1.0]
+    ends = [p.ratio for p in scheduler.plan(sigmas=[*levels, 0.0, 0.0, 0.0]).grid.points]
+    assert ends == pytest.approx([10.0, 4.0, 1.0, 0.0])
+    for wrong in ([10.0, 4.0, 4.0, 4.0, 1.0, 1.0, 0.0], [10.0, 4.0, 4.0, 1.0, 1.0, 1.0]):
+        with pytest.raises(ValueError, match="sigmas must be strictly decreasing"):
+            scheduler.plan(sigmas=wrong)
+
+
 def test_noise_of_the_solver_is_drawn_in_float32_as_in_the_reference() -> None:
     draws = {
         np.float32: np.random.default_rng(3).standard_normal(X.shape, np.float32),

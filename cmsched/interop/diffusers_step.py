@@ -321,9 +321,10 @@ class Stepping(Either):
 
     def _show(self, plan: Plan, device: Any) -> None:
         """Show the times and levels of a plan in place of diffusers' own."""
-        core = self.cmsched().with_plan(plan)
-        dtype = self.timesteps.dtype
-        self.timesteps = torch.as_tensor(plan.timesteps).to(device=device, dtype=dtype)
+        core, dtype = self.cmsched().with_plan(plan), self.timesteps.dtype
+        times = torch.as_tensor(plan.timesteps)
+        times = times if dtype.is_floating_point else times.double().round()
+        self.timesteps = times.to(device=device, dtype=dtype)
         for name in self.habit.tables:
             if name in ("sigmas", "betas", "alphas"):
                 setattr(self, name, torch.as_tensor(getattr(core, name), dtype=torch.float32))

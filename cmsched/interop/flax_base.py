@@ -176,6 +176,19 @@ class FlaxScheduler:
 
     save_config = save_pretrained
 
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """Read a config from a folder, a file or the Hub; see `DDIMScheduler.load_config`."""
+        return cls.named.load_config(*args, **kwargs)
+
+    def to_json_string(self) -> str:
+        """Return the text of the config file."""
+        return self._named.to_json_string()  # type: ignore[no-any-return]
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
+        """Write the config file at this path."""
+        self._named.to_json_file(json_file_path)
+
     def __repr__(self) -> str:
         """Show the config."""
         return f"Flax{self._named!r}"

@@ -635,6 +635,20 @@ def test_lists_in_every_class(name):
         assert apart(state.sample, x) <= NEAR
 
 
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in LISTS])
+def test_levels_are_given_back_where_diffusers_takes_none(name):
+    """`sigmas` as diffusers' class shows them, whose last level may stand there three times."""
+    _, mine = made(name)
+    if "sigmas" not in mine.habit.tables or name == "FlowMatchHeunDiscreteScheduler":
+        return  # a flow's list has a step at its 0, as in FlowMatchEulerDiscreteScheduler
+    mine.set_timesteps(6)
+    shown, times = mine.sigmas.clone(), mine.timesteps.clone()
+    mine.set_timesteps(sigmas=shown)
+    assert len(mine.timesteps) == len(times)
+    assert torch.allclose(mine.timesteps.float(), times.float(), rtol=1e-3, atol=1e-2)
+    assert torch.allclose(mine.sigmas.unique(), shown.unique(), rtol=1e-5)
+
+
 def test_a_step_outside_of_a_list_says_so():
     _, mine = made("DDIMScheduler")
     mine.set_timesteps(timesteps=[900, 500, 100])

@@ -139,6 +139,22 @@ def test_outputs_and_states_have_the_names_that_they_had(cls):
 
 
 @EVERY_CLASS
+def test_the_file_of_a_config(cls, tmp_path):
+    """Read and written as by diffusers' base class."""
+    scheduler = cls(num_train_timesteps=321)
+    scheduler.save_config(tmp_path)
+    config = cls.load_config(tmp_path)
+    assert config["num_train_timesteps"] == 321
+    scheduler.to_json_file(tmp_path / "again.json")
+    texts = scheduler.to_json_string(), (tmp_path / "again.json").read_text()
+    for values in (config, *map(json.loads, texts)):
+        again = cls.from_config(values).config
+        assert {k: again[k] for k in cls.named.options} == {
+            k: scheduler.config[k] for k in cls.named.options
+        }
+
+
+@EVERY_CLASS
 def test_the_former_name_of_an_option(cls):
     """MaxDiffusion's; where the class has no such option it was without effect."""
     if "rescale_betas_zero_snr" not in cls.named.options:
@@ -253,6 +269,16 @@ def test_pndm_shows_its_parts(name):
         if i < len(state.timesteps) - 2:
             close(state.ets[1:], [*[jnp.zeros(SHAPE)] * (3 - len(past)), *past[::-1]], 1e-12)
         assert not state.ets[0].any()
+
+
+def test_what_the_former_states_kept_for_their_own_steps():
+    """Their running values under names that this state has none of."""
+    state = made("plms").set_timesteps(made("plms").create_state(), 5, SHAPE)
+    for name in ("cur_sample", "cur_model_output", "prev_timestep", "lower_order_nums"):
+        assert not hasattr(state, name)
+        with pytest.raises(TypeError, match=f"the state has no field {name}"):
+            state.replace(**{name: None})
+    assert state.memory
 
 
 @pytest.mark.parametrize("name", ["plms", "dpm 3", "unipc"])
