@@ -3,10 +3,21 @@
 import difflib
 import itertools
 import math
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+
+V = TypeVar("V")
+
+
+class Named(dict[str, V]):
+    """Things by name, with a docstring of its own for `help`."""
+
+    def __init__(self, doc: str, things: Mapping[str, V] | None = None) -> None:
+        """Take what the docstring says, and the things."""
+        super().__init__(things or {})
+        self.__doc__ = doc
 
 
 def nearest(name: object, known: Iterable[str], cutoff: float = 0.6) -> str:

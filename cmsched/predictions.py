@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .checks import check_choice, check_nonnegative
+from .checks import Named, check_choice, check_nonnegative
 from .schedules import Point
 
 __all__ = ["OUTPUTS", "PREDICTION_TYPES", "Prediction", "output_from_x0"]
@@ -53,19 +53,22 @@ def _consistency(alpha: Any, sigma: Any, scale: Any, o: "Prediction") -> tuple[A
 
 
 # c and d of m = c x0 + d eps from alpha, sigma and scale, which are numbers or arrays
-OUTPUTS: dict[str, Callable[[Any, Any, Any, "Prediction"], tuple[Any, Any]]] = {
-    "epsilon": lambda alpha, sigma, scale, o: (0.0, 1.0),
-    "sample": lambda alpha, sigma, scale, o: (1.0, 0.0),
-    "v_prediction": lambda alpha, sigma, scale, o: (-scale * sigma, scale * alpha),
-    "flow_prediction": lambda alpha, sigma, scale, o: (-1.0, 1.0),
-    "data_flow_prediction": lambda alpha, sigma, scale, o: (1.0, -1.0),
-    "score": lambda alpha, sigma, scale, o: (0.0, -1.0 / sigma),
-    "scaled_score": lambda alpha, sigma, scale, o: (0.0, -1.0),
-    "trigflow": _trigflow,
-    "edm": _edm,
-    "edm_v": _edm_v,
-    "consistency": _consistency,
-}
+OUTPUTS: dict[str, Callable[[Any, Any, Any, "Prediction"], tuple[Any, Any]]] = Named(
+    "What a network may say, by name; `help(cmsched.Scheduler)` says who says it.",
+    {
+        "epsilon": lambda alpha, sigma, scale, o: (0.0, 1.0),
+        "sample": lambda alpha, sigma, scale, o: (1.0, 0.0),
+        "v_prediction": lambda alpha, sigma, scale, o: (-scale * sigma, scale * alpha),
+        "flow_prediction": lambda alpha, sigma, scale, o: (-1.0, 1.0),
+        "data_flow_prediction": lambda alpha, sigma, scale, o: (1.0, -1.0),
+        "score": lambda alpha, sigma, scale, o: (0.0, -1.0 / sigma),
+        "scaled_score": lambda alpha, sigma, scale, o: (0.0, -1.0),
+        "trigflow": _trigflow,
+        "edm": _edm,
+        "edm_v": _edm_v,
+        "consistency": _consistency,
+    },
+)
 PREDICTION_TYPES = tuple(OUTPUTS)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import ramps
-from .checks import check_choice, check_count, check_name, nearest
+from .checks import Named, check_choice, check_count, check_name, nearest
 from .schedules import Betas, Point, Schedule
 
 __all__ = [
@@ -114,26 +114,29 @@ class Spacing:
 
 ENDS = {"sigma_max": "high", "sigma_min": "low"}  # options, and a rule's name for them
 
-SPACINGS: dict[str, Spacing] = {
-    "linspace": Spacing(linspace, in_time=True, named=True),
-    "leading": Spacing(leading, in_time=True, named=True),
-    "trailing": Spacing(trailing, in_time=True, named=True),
-    "simple": Spacing(simple, in_time=True),
-    "ddim_uniform": Spacing(ddim_uniform, in_time=True),
-    "normal": Spacing(linspace, in_time=True, log_linear=True),  # k-diffusion's linspace
-    "sgm_uniform": Spacing(sgm_uniform, in_time=True, log_linear=True),
-    "karras": Spacing(ramps.karras),
-    "exponential": Spacing(ramps.exponential),
-    "polyexponential": Spacing(ramps.polyexponential),
-    "beta": Spacing(ramps.beta),
-    "lu": Spacing(ramps.exponential),  # uniform in lam: the same under the solvers' name for it
-    "laplace": Spacing(ramps.laplace),
-    "kl_optimal": Spacing(ramps.kl_optimal),
-    "vp": Spacing(ramps.vp),
-    "linear_quadratic": Spacing(ramps.linear_quadratic),  # Mochi and LTX-Video
-    "ipndm": Spacing(ramps.ipndm),
-    **{name: Spacing(ramps.resampled(levels)) for name, levels in ramps.AYS.items()},
-}
+SPACINGS: dict[str, Spacing] = Named(
+    "The spacings by name; `help(cmsched.Scheduler)` says what each is for.",
+    {
+        "linspace": Spacing(linspace, in_time=True, named=True),
+        "leading": Spacing(leading, in_time=True, named=True),
+        "trailing": Spacing(trailing, in_time=True, named=True),
+        "simple": Spacing(simple, in_time=True),
+        "ddim_uniform": Spacing(ddim_uniform, in_time=True),
+        "normal": Spacing(linspace, in_time=True, log_linear=True),  # k-diffusion's linspace
+        "sgm_uniform": Spacing(sgm_uniform, in_time=True, log_linear=True),
+        "karras": Spacing(ramps.karras),
+        "exponential": Spacing(ramps.exponential),
+        "polyexponential": Spacing(ramps.polyexponential),
+        "beta": Spacing(ramps.beta),
+        "lu": Spacing(ramps.exponential),  # uniform in lam: the same under the solvers' name for it
+        "laplace": Spacing(ramps.laplace),
+        "kl_optimal": Spacing(ramps.kl_optimal),
+        "vp": Spacing(ramps.vp),
+        "linear_quadratic": Spacing(ramps.linear_quadratic),  # Mochi and LTX-Video
+        "ipndm": Spacing(ramps.ipndm),
+        **{name: Spacing(ramps.resampled(levels)) for name, levels in ramps.AYS.items()},
+    },
+)
 OWN = frozenset(SPACINGS)
 
 
@@ -314,7 +317,10 @@ def _log_linear(schedule: Schedule, t: float) -> Point:
     )
 
 
-SHIFTS: dict[str, Callable[[float], float]] = {"exponential": math.exp, "linear": float}
+SHIFTS: dict[str, Callable[[float], float]] = Named(
+    "What mu of dynamic shifting becomes, by name: e^mu, or mu itself.",
+    {"exponential": math.exp, "linear": float},
+)
 
 
 def shifted(sigmas: Sequence[float] | np.ndarray, shift: float) -> np.ndarray:

@@ -15,6 +15,7 @@ from ..discrete import TokenPlan
 from ..jobs import ENGINES
 from ..schedulers.a1111 import A1111
 from . import job_commands, making, pictures, quality
+from ..schedulers.explained import meaning_of
 from .names import Entry, Wrong, everything, find, short_names
 from .progress import Bar, say
 
@@ -193,10 +194,9 @@ def _show(args: argparse.Namespace) -> None:
         print(f"A1111: {', '.join(facts['A1111'])}")
     print("\nparameters and defaults")
     for name, default in {**entry.cls.options, **entry.cls.hidden_options}.items():
-        if name in entry.options:
-            print(f"    {name} = {entry.options[name]!r} (here)")
-        else:
-            print(f"    {name} = {default!r}")
+        value = f"{entry.options[name]!r} (here)" if name in entry.options else repr(default)
+        print(f"    {name} = {value}")
+        print(textwrap.indent(textwrap.fill(meaning_of(entry.cls, name), 88), " " * 8))
     if isinstance(plan, TokenPlan):
         print(f"\n{len(plan)} steps, at the times {', '.join(map(str, plan.timesteps))}")
     elif not plan.traced:

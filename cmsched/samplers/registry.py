@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from ..checks import check_choice, check_count, check_nonnegative, nearest
+from ..checks import Named, check_choice, check_count, check_nonnegative, nearest
 from .unic import corrected
 
 __all__ = ["REGISTRY", "Loop", "Sampler", "get", "register"]
@@ -126,7 +126,9 @@ class Sampler:
         return corrected(loop, grid, **unic) if unic else loop
 
 
-REGISTRY: dict[str, Sampler] = {}
+REGISTRY: dict[str, Sampler] = Named(
+    "The samplers by name, and what is known of each; `cmsched.register` adds one's own."
+)
 
 
 def register(name: str, **traits: Any) -> Callable[[Loop], Loop]:

@@ -31,6 +31,8 @@ UNSET = inspect.Parameter.empty
 # the last recipe of a scheduler and what it was made of, beside it: asking changes no scheduler
 RECIPES: WeakKeyDictionary[Any, tuple[Any, Recipe]] = WeakKeyDictionary()
 SINGLE = "float32"  # what the reference draws some noise in, whatever the sample is of
+# what people call the number of steps
+COUNTS = dict.fromkeys(("steps", "num_steps", "n_steps", "n"), "num_inference_steps")
 TIMES: Mapping[str, Any] = {"num_inference_steps": None, "device": None}  # of `set_timesteps`
 
 
@@ -214,8 +216,9 @@ class PlanMixin(ConfigMixin):
         for name, value in options.items():
             if name not in known:
                 own = (*placing, *self.renamed)
-                have = {*inspect.signature(self.plan).parameters, *own, *known}
-                raise TypeError(f"plan() has no option {name!r}{nearest(name, have)}")
+                have = {*inspect.signature(self.plan).parameters, *own, *known} - {"options"}
+                meant = COUNTS.get(name, name)
+                raise TypeError(f"plan() has no option {name!r}{nearest(meant, have)}")
             check_step_option(name, value, known[name])
         lists = {"timesteps": timesteps, "sigmas": sigmas}
         plan = recipe.plan(num_inference_steps, **lists, strength=strength, **options)

@@ -84,6 +84,9 @@ class CogVideoXDDIMScheduler(SchedulerMixin):
     the reference. sample_max_value is of a thresholding that there is not.
     """
 
+    meanings: ClassVar = {
+        "sample_max_value": "of a thresholding that there is not: without effect.",
+    }
     options: ClassVar = OPTIONS
     choices: ClassVar = BETA_CHOICES
     step_options: ClassVar = DDIMScheduler.step_options
@@ -118,6 +121,9 @@ class CogVideoXDPMScheduler(PartsMixin):
     from an earlier estimate draws twice and uses the second, so that a generator gives the same.
     """
 
+    meanings: ClassVar = {
+        "sample_max_value": "of a thresholding that there is not: without effect.",
+    }
     options: ClassVar = OPTIONS
     choices: ClassVar = BETA_CHOICES
     meaning = staticmethod(cogvideox_dpm)

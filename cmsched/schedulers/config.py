@@ -20,6 +20,7 @@ from ..backends import Backend, from_device, named, resolve
 from ..checks import check_choice, nearest
 from ..frozen import FrozenDict
 from .config_values import boolean, class_name, hashable, listed, plain, public, renewed, source_of
+from .explained import Explained
 from .options import Rule, check_options
 
 Array = Any
@@ -67,6 +68,7 @@ class ConfigMixin:
         aliases: values of other classes' options that mean one of these when a config is handed
             over.
         relations: functions that raise where options do not go together.
+        meanings: what options mean in this class, where that is not in `meanings.OPTIONS`.
         idle: options that are kept in the configuration and have no effect, and why.
         rules: what values options have, by name; None checks only what goes together.
         strict: whether options are checked when they are set, or only when they are used.
@@ -79,6 +81,7 @@ class ConfigMixin:
     choices: ClassVar[Mapping[str, Sequence[Any]]] = {}
     aliases: ClassVar[Mapping[str, Any]] = {}
     relations: ClassVar[Sequence[Callable[[FrozenDict], None]]] = ()
+    meanings: ClassVar[Mapping[str, str]] = {}
     idle: ClassVar[Mapping[str, str]] = {}
     rules: ClassVar[Mapping[str, Rule] | None] = None
     strict: ClassVar[bool] = True
@@ -96,6 +99,8 @@ class ConfigMixin:
         super().__init_subclass__(**kwargs)
         if not cls.options:
             return
+        if type(cls.__dict__.get("__doc__")) is not Explained:
+            cls.__doc__ = Explained(cls.__dict__.get("__doc__"))  # type: ignore[assignment]
         # A subclass of the same name (an adapter, say) does not take the original's place.
         if not issubclass(cls, CLASSES.get(cls.__name__, ())):
             CLASSES[cls.__name__] = cls

@@ -121,6 +121,13 @@ class CMStochasticIterativeScheduler(SchedulerMixin):
     `timesteps` are step numbers of the training grid, 0 ... num_train_timesteps - 1, decreasing.
     """
 
+    meanings: ClassVar = {
+        "num_train_timesteps": "levels of the training ramp, which `timesteps` number.",
+        "sigma_min": "lowest level, epsilon of the paper, where the network's function is the "
+        "identity.",
+        "sigma_max": "highest level, T of the paper, where runs start.",
+        "s_noise": "factor of the noise that is added between steps; 1 in the paper.",
+    }
     options: ClassVar = {
         "num_train_timesteps": 40,
         "sigma_min": 0.002,
@@ -412,6 +419,10 @@ class ConsistencyDecoderScheduler(SchedulerMixin):
     the two steps that it is meant for.
     """
 
+    meanings: ClassVar = {
+        "num_train_timesteps": "training steps of the cosine schedule; the network knows 63 of "
+        "1024.",
+    }
     options: ClassVar = {"num_train_timesteps": 1024, "sigma_data": 0.5}
     relations = (several_steps,)
     timesteps_options: ClassVar = TIMES

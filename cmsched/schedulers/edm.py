@@ -133,6 +133,16 @@ class EDMEulerScheduler(SchedulerMixin):
     and 1, increasing, on the ramp from sigma_max to sigma_min.
     """
 
+    meanings: ClassVar = {
+        "sigma_min": "lowest level of the ramp.",
+        "sigma_max": "highest level of the ramp.",
+        "num_train_timesteps": "levels that `sigmas` shows before `set_timesteps`; no run "
+        "depends on it.",
+        "prediction_type": '"epsilon", the network says (x0 - c_skip x) / c_out, as in the paper; '
+        '"v_prediction", the negative of it.',
+        "final_sigmas_type": 'the level after the last step: "zero", a clean sample; '
+        '"sigma_min", that level.',
+    }
     options: ClassVar = {
         "sigma_min": 0.002,
         "sigma_max": 80.0,

@@ -142,6 +142,10 @@ class DDIMInverseScheduler(SchedulerMixin):
     starts from the data, or with set_alpha_to_one=False from the level of timestep 0.
     """
 
+    meanings: ClassVar = {
+        "set_alpha_to_one": "whether the first step starts from the data; else from the level "
+        "of timestep 0.",
+    }
     options: ClassVar = {
         **BETA_OPTIONS,
         "clip_sample": True,

@@ -307,6 +307,14 @@ class FlowMatchEulerDiscreteScheduler(SchedulerMixin):
     compatibility="diffusers" (LTX-Video negates it); by default it is eps - x0 as ever.
     """
 
+    meanings: ClassVar = {
+        "num_train_timesteps": "the time at sigma = 1: the network is told sigma "
+        "num_train_timesteps.",
+        "sigma_min": "lowest level of a ramp, in place of that of the list.",
+        "sigma_max": "highest level of a ramp, in place of that of the list; above 1 there is "
+        "no flow, but "
+        "samples are x0 + sigma eps, and the network says eps (Cosmos 2).",
+    }
     options: ClassVar = {
         "num_train_timesteps": 1000,
         "shift": 1.0,
@@ -423,6 +431,10 @@ class FlowMatchHeunDiscreteScheduler(SchedulerMixin):
     Levels and churn are as in `FlowMatchEulerDiscreteScheduler`.
     """
 
+    meanings: ClassVar = {
+        "num_train_timesteps": "the time at sigma = 1: the network is told sigma "
+        "num_train_timesteps.",
+    }
     options: ClassVar = {"num_train_timesteps": 1000, "shift": 1.0}
     step_options: ClassVar = {**CHURN_OPTIONS, "generator": None, "return_dict": True}
     order = 2

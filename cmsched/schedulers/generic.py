@@ -126,29 +126,28 @@ def exists(c: FrozenDict) -> None:
 
 
 class Scheduler(SchedulerMixin):
-    """A scheduler put together from its parts; the named classes are presets of these.
+    """A scheduler put together from its parts; the named classes are presets of these."""
 
-    Options:
-        sampler: a registered name (`cmsched.samplers.REGISTRY`); sampler_options: its keywords.
-        schedule: a name of `cmsched.schedules`: betas ("scaled_linear", ...), "flow", "vp_sde",
-            "ve_sde", "cosine", "trigflow", "logarithmic"; schedule_options: its fields (frame,
-            beta_start, sigma_max, ...).
-        spacing: which levels to visit: in time ("linspace", "leading", "trailing", "simple",
-            "normal", ...), between two levels ("karras", "exponential", "kl_optimal", ...), or from
-            a table ("ays_sdxl", ...), all in `cmsched.spacings`; spacing_options: its keywords
-            (rho, mu, ...).
-        prediction_type: what the network's output is; clip_sample_range and
-            dynamic_thresholding_ratio with sample_max_value project the estimate, each where it is
-            given.
-        sigma_min, sigma_max: ends of the spacings between two levels (by default the schedule's).
-        final_sigmas_type: "zero", or "sigma_min" to end at that level, for samplers that cannot
-            reach sigma = 0.
-        steps_offset: of the "leading" spacing.
-        shift: sigma -> shift sigma / (1 + (shift - 1) sigma) of flow schedules.
-        recipe: the whole meaning in place of all these, `other.recipe()` of any scheduler, or one
-            put together from its parts. Files have no such option.
-    """
-
+    meanings: ClassVar = {
+        "prediction_type": "what the network says, see below.",
+        "num_train_timesteps": "training steps of tables of betas and of flows; spacings in time "
+        "number them.",
+        "sigma_min": "lowest level of spacings between two levels, and where final_sigmas_type="
+        '"sigma_min" ends; None for that of the schedule. Of "consistency" the level where the '
+        "network is the identity.",
+        "sigma_max": "highest level of spacings between two levels; None for that of the schedule.",
+        "steps_offset": 'training steps to add to those of spacing="leading".',
+        "final_sigmas_type": 'the level after the last step: "zero", a clean sample; "sigma_min", '
+        "that level, for samplers that cannot reach 0.",
+        "clip_sample_range": "clamp the estimate of x0 to [-this, this], in units of the sample; "
+        "None for no clamp.",
+        "dynamic_thresholding_ratio": "project the estimate of x0 by dynamic thresholding "
+        "(arXiv:2205.11487, section 2.3) with this quantile, in (0, 1]; None for no projection.",
+        "shift": "sigma -> shift sigma / (1 + (shift - 1) sigma) of flow schedules "
+        "(arXiv:2403.03206, eq. 23).",
+        "schedule": "the noise levels over time, see below.",
+        "spacing": "the rule that places the steps, see below.",
+    }
     options: ClassVar = OPTIONS
     hidden_options: ClassVar = {"recipe": None}
     relations = (exists,)

@@ -88,14 +88,14 @@ class KarrasVeScheduler(PartsMixin):
                 x = out.prev_sample
 
     With compatibility="diffusers" the levels are the squares of the paper's.
-
-    Options:
-        sigma_min, sigma_max: ends of the levels, geometric between.
-        s_churn, s_noise: amount and size of the noise added before a step.
-        s_min, s_max: levels between which it is added.
     """
 
     order = 2
+    meanings: ClassVar = {
+        "sigma_min": "lowest level; others are geometric between the two.",
+        "sigma_max": "highest level, where runs start.",
+        "s_noise": "factor of the noise that churn adds.",
+    }
     options: ClassVar = {
         "sigma_min": 0.02,
         "sigma_max": 100.0,

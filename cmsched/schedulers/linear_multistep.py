@@ -263,6 +263,12 @@ class IPNDMScheduler(SchedulerMixin):
     variable_step: the weights of the steps as they are in sigma / alpha ("ipndm_v"), fourth order.
     """
 
+    meanings: ClassVar = {
+        "num_train_timesteps": "steps of the training; levels depend on the number of steps of "
+        "a run alone.",
+        "trained_betas": "the betas of all steps of a run and of the end, in place of its own "
+        "levels.",
+    }
     options: ClassVar = {"num_train_timesteps": 1000, "trained_betas": None}
     hidden_options: ClassVar = {"variable_step": False}
     relations = (levels_given,)

@@ -182,6 +182,11 @@ class DPMSolverMultistepScheduler(SolverScheduler):
     doubles the weight of its second difference and is third order.
     """
 
+    meanings: ClassVar = {
+        "variance_type": "a learned one says that the network has a second half of channels, "
+        "which is left "
+        "out.",
+    }
     options: ClassVar = {
         **solvers.OPTIONS,
         **ALGORITHM_OPTIONS,
@@ -235,6 +240,11 @@ class DPMSolverMultistepInverseScheduler(SolverScheduler):
     the noisiest level.
     """
 
+    meanings: ClassVar = {
+        "variance_type": "a learned one says that the network has a second half of channels, "
+        "which is left "
+        "out.",
+    }
     options: ClassVar = {
         **solvers.OPTIONS,
         **ALGORITHM_OPTIONS,
@@ -280,6 +290,11 @@ class DEISMultistepScheduler(SolverScheduler):
     Flows are as in `DPMSolverMultistepScheduler`.
     """
 
+    meanings: ClassVar = {
+        "algorithm_type": "DEIS; others of files mean it as well.",
+        "solver_type": "its polynomial is in log rho; others of files mean it as well.",
+        "solver_order": "order of the solver: how many estimates a step is made from; 2 or 3.",
+    }
     options: ClassVar = {
         **solvers.OPTIONS,
         "algorithm_type": "deis",

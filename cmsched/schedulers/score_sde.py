@@ -181,16 +181,15 @@ class ScoreSdeVeScheduler(PartsMixin):
     The last step draws nothing: what remains to be added there is noise of the data's own.
     `plan` has no rows where correct_steps > 0, since Langevin steps are as long as the network
     says; `cmsched.sample` runs it.
-
-    Options:
-        snr: of the corrector, the size of its steps.
-        sigma_min, sigma_max: ends of the levels, geometric between.
-        sampling_eps: the last time (the reference repeats levels where it is not below 1 / n).
-        correct_steps: Langevin steps at each level.
-        per_sample: let each sample have a step of its own length, instead of one for the batch as
-            published.
     """
 
+    meanings: ClassVar = {
+        "num_train_timesteps": "steps of the training; only `len(scheduler)` and tables show it.",
+        "sigma_min": "level at time 0; levels are geometric between the two.",
+        "sigma_max": "level at time 1, where runs start: the largest distance of two data.",
+        "sampling_eps": "the last time, in (0, 1); the reference repeats levels where it is "
+        "not below 1 / n.",
+    }
     options: ClassVar = {
         "num_train_timesteps": 2000,
         "snr": 0.15,
@@ -306,6 +305,9 @@ class ScoreSdeVpScheduler(PartsMixin):
     noise; with compatibility="diffusers" they are all 1 / n long, wherever the times lie.
     """
 
+    meanings: ClassVar = {
+        "num_train_timesteps": "steps of the training; only `len(scheduler)` and tables show it.",
+    }
     options: ClassVar = {
         "num_train_timesteps": 2000,
         "beta_min": 0.1,

@@ -61,6 +61,15 @@ class DPMSolverSinglestepScheduler(SolverScheduler):
     steps of the whole run, the rest of one first. Flows are as in `DPMSolverMultistepScheduler`.
     """
 
+    meanings: ClassVar = {
+        "lower_order_final": "lower the order of the last steps where the number of "
+        "evaluations is no multiple of "
+        "solver_order, or the run ends at sigma = 0; both need it, and then it is done "
+        "anyway.",
+        "variance_type": "a learned one says that the network has a second half of channels, "
+        "which is left "
+        "out.",
+    }
     options: ClassVar = {
         **solvers.OPTIONS,
         "algorithm_type": "dpmsolver++",

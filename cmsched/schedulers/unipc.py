@@ -112,6 +112,11 @@ class UniPCMultistepScheduler(SolverScheduler):
     `DPMSolverMultistepScheduler`; shift_terminal stretches their levels to end there.
     """
 
+    meanings: ClassVar = {
+        "solver_type": 'the function B(h) of the paper: "bh1", h; "bh2", e^h - 1, better but '
+        "on very few "
+        "steps.",
+    }
     options: ClassVar = {
         **solvers.OPTIONS,
         "predict_x0": True,

@@ -37,16 +37,12 @@ class VQDiffusionScheduler(ConfigMixin):
     steps are the last n of the chain, from time n - 1: their exact start is the same for every n,
     tokens that are all masked. The reference's tables are attributes: `log_at`, `log_bt` and
     `log_ct` of each step, `log_cumprod_at` ... of the marginals, where the last entry is the data.
-
-    Options:
-        num_vec_classes: number of classes, the last of which is the mask.
-        num_train_timesteps: length of the chain.
-        alpha_cum_start, alpha_cum_end: probability, at the ends of the chain and linear between,
-            that a token was neither replaced nor masked.
-        gamma_cum_start, gamma_cum_end: the same, that it was masked.
     """
 
     order: ClassVar[int] = 1
+    meanings: ClassVar = {
+        "num_train_timesteps": "length of the chain.",
+    }
     options: ClassVar = {
         "num_vec_classes": REQUIRED,
         "num_train_timesteps": 100,

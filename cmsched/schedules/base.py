@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import check_choice, check_nonnegative
+from ..checks import Named, check_choice, check_nonnegative
 
 if TYPE_CHECKING:
     from ..levels import Levels
 
-SCHEDULES: dict[str, type["Schedule"]] = {}  # by name; `cmsched.schedules` enters its own
+SCHEDULES: dict[str, type["Schedule"]] = Named(
+    "The schedules by name, besides the tables of betas; `cmsched.schedules.register` adds one's"
+    " own. `help(cmsched.Scheduler)` says what each is for."
+)
 
 
 @dataclass(frozen=True, slots=True)
