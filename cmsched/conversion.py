@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .backends import Backend
+from .backends import A, Backend
 from .engine.checks import backend_of, check_kind, check_like
 from .predictions import Prediction
 from .schedules import Point
@@ -13,12 +13,12 @@ Array = Any
 
 
 def convert(
-    output: Array,
-    sample: Array,
-    at: Point | tuple[Array, Array],
+    output: A,
+    sample: A,
+    at: Point | tuple[A, A],
     source: str | Prediction,
     target: str | Prediction,
-) -> Array:
+) -> A:
     """Return an output of one prediction type as another's, for any schedule and framework.
 
     With x = alpha x0 + sigma eps known, each of x0 ("sample"), eps ("epsilon"), "v_prediction",
@@ -55,7 +55,8 @@ def convert(
     else:
         levels = zip(("alpha", "sigma"), at, strict=True)
         weights = a.weights(b, *(_spread(backend, sample, name, v) for name, v in levels))
-    return backend.astype(backend.combine([output, sample], weights, acc), sample.dtype)
+    said: A = backend.astype(backend.combine([output, sample], weights, acc), sample.dtype)
+    return said
 
 
 def _spread(backend: Backend, sample: Array, name: str, level: Array) -> Array:

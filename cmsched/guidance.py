@@ -3,16 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from .backends import resolve
+from .backends import A, resolve
 
 __all__ = ["guide", "rescale_guidance", "rescale_noise_cfg"]
 
 Array = Any
 
 
-def guide(
-    model: Callable[[Array, Array], Array], scale: float, *, rescale: float = 0.0
-) -> Callable[[Array, Array], Array]:
+def guide(model: Callable[[A, A], A], scale: float, *, rescale: float = 0.0) -> Callable[[A, A], A]:
     """Return a model(x, t) whose output is u + scale (c - u) (arXiv:2207.12598, eq. 6).
 
     Args:
@@ -44,7 +42,7 @@ def guide(
     return guided
 
 
-def rescale_guidance(guided: Array, conditional: Array, rescale: float) -> Array:
+def rescale_guidance(guided: A, conditional: A, rescale: float) -> A:
     """Return the guided output with each sample's spread moved towards the conditional one's.
 
     rescale * (guided std(conditional) / std(guided)) + (1 - rescale) * guided (arXiv:2305.08891,
@@ -53,7 +51,8 @@ def rescale_guidance(guided: Array, conditional: Array, rescale: float) -> Array
     xp = resolve(guided).xp
     axes = tuple(range(1, len(guided.shape)))
     ratio = xp.std(conditional, axis=axes, keepdims=True) / xp.std(guided, axis=axes, keepdims=True)
-    return guided * (rescale * ratio + (1.0 - rescale))
+    moved: A = guided * (rescale * ratio + (1.0 - rescale))
+    return moved
 
 
 def rescale_noise_cfg(

@@ -4,13 +4,22 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from cmsched.backends import brownian, threefry
 from cmsched.backends.fused import Statements
 from cmsched.backends.threefry import NoiseSpec, Stream
+
+if TYPE_CHECKING:  # every checker knows it, and what has a default needs no argument
+    from typing_extensions import TypeVar
+
+    A = TypeVar("A", bound=Any, default=Any)
+else:
+    from typing import TypeVar
+
+    A = TypeVar("A")  # the caller's kind of array: what comes out is what went in
 
 Array: TypeAlias = Any
 DType: TypeAlias = Any

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -292,6 +292,7 @@ def floor(problem: Problem, repeats: int = 16) -> float:
 
 def scheduler(case: Case, **options: Any) -> Scheduler:
     """Return the scheduler that walks the levels of this comparison."""
+    ends: Literal["zero", "sigma_min"]
     ends = "zero" if samplers.get(case.sampler).trait("singular", case.options) else "sigma_min"
     return Scheduler(
         sampler=case.sampler,

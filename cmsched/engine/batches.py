@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import Backend, resolve
+from ..backends import A, Backend, resolve
 from .values import State
 
 Array = Any
 
 
-def take(state: State, rows: Any) -> State:
+def take(state: State[A], rows: Any) -> State[A]:
     """Return the state of some rows of the batch, in the order given.
 
     Where the loop draws noise, give `step` a list with one `cmsched.Rng` per row, and take from it
@@ -48,7 +48,7 @@ def take(state: State, rows: Any) -> State:
     )
 
 
-def join(states: Sequence[State]) -> State:
+def join(states: Sequence[State[A]]) -> State[A]:
     """Return one state with the rows of several, which one plan or stack then steps together.
 
     Their loops may stand anywhere: indices are of shape (batch,) or (batch, frames), as `init` with

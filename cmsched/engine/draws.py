@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..backends import resolve
+from ..backends import A, resolve
 from ..noise import standard_normal
 from ..rows import Layout
 from .checks import row_at
@@ -12,7 +12,7 @@ from .values import Program, State
 Array = Any
 
 
-def draw(plan: Program, state: State, rng: Any) -> tuple[Array, ...] | None:
+def draw(plan: Program, state: State[A], rng: Any) -> tuple[A, ...] | None:
     """Return the unit normals this step needs, one array per draw, or None if it needs none.
 
     Args:

@@ -1,11 +1,12 @@
 """Whole loops: a plan's rows one after another, or the sampler's own loop on arrays."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 
 from .. import samplers
+from ..backends import A
 from ..grids import GridRun
 from ..noise import standard_normal
 from ..plan import Plan
@@ -26,33 +27,33 @@ from .values import (
 )
 
 Array = Any
-Model = Callable[[Array, Array], Array]
+Model = Callable[[A, Any], A]
 
 
-class Step(NamedTuple):
+class Step(NamedTuple, Generic[A]):
     """One evaluation of a loop and the step that it led to, see `trajectory`."""
 
     i: int  # evaluations before this one
-    before: State  # where the network was evaluated
-    output: Array  # what it said there
-    state: State  # where the loop stands now
-    x0: Array  # the clean sample that the output implies, after projection
+    before: State[A]  # where the network was evaluated
+    output: A  # what it said there
+    state: State[A]  # where the loop stands now
+    x0: A  # the clean sample that the output implies, after projection
 
     @property
-    def sample(self) -> Array:
+    def sample(self) -> A:
         """The sample that the step made."""
         return self.state.sample
 
 
 def trajectory(
-    model: Model,
+    model: Model[A],
     plan: Program,
-    noise: Array,
+    noise: A,
     *,
-    x0: Array | None = None,
-    given: Mapping[str, Array] | None = None,
+    x0: A | None = None,
+    given: Mapping[str, A] | None = None,
     rng: Any = None,
-) -> Iterator[Step]:
+) -> Iterator[Step[A]]:
     """Return an iterator over the steps of the whole loop; the last one has what `sample` returns.
 
     A step is taken when it is asked for, and holds what it began with, so a loop can be watched,
@@ -89,16 +90,16 @@ def trajectory(
 
 
 def _steps(
-    model: Model,
+    model: Model[A],
     plan: Program,
-    state: State,
+    state: State[A],
     given: Mapping[str, Array] | None,
     rng: Any,
     show: bool,
-) -> Iterator[Step]:
+) -> Iterator[Step[A]]:
     """Yield the steps from a state on; x0 is None unless it is shown."""
     for i in range(len(plan)):
-        before, x0 = state, None
+        before, x0 = state, None  # type: State[A], Any
         output = model(*model_input(plan, before))
         if show:
             state, x0 = step_and_x0(plan, before, output, rng=rng, given=given)
@@ -109,17 +110,17 @@ def _steps(
 
 
 def sample(
-    model: Model,
+    model: Model[A],
     plan: Program,
-    noise: Array,
+    noise: A,
     *,
-    x0: Array | None = None,
-    given: Mapping[str, Array] | None = None,
+    x0: A | None = None,
+    given: Mapping[str, A] | None = None,
     rng: Any = None,
-    callback: Callable[[int, State, Array], None] | None = None,
+    callback: Callable[[int, State[A], A], None] | None = None,
     progress: bool = False,
     unroll: bool = False,
-) -> Array:
+) -> A:
     """Return the sample that the whole loop makes of unit normal noise.
 
     A Python loop on concrete arrays. Traced by JAX it is a `scan` (on CPU a scan around a
@@ -143,9 +144,10 @@ def sample(
     """
     check_program(plan)
     if isinstance(plan, Plan) and not plan.traced:
-        return run(
+        whole: A = run(
             model, plan, noise, x0=x0, given=given, rng=rng, callback=callback, progress=progress
         )
+        return whole
     backend = backend_of("noise", noise)
     traced = _is_traced(plan, noise, x0)
     if traced and (callback is not None or progress):
@@ -159,7 +161,8 @@ def sample(
             return step(plan, state, output, rng=rng, given=given)
 
         state = init(plan, noise, x0=x0, given=given, rng=rng)
-        return backend.scan(body, state, len(plan)).sample
+        last: State[A] = backend.scan(body, state, len(plan))
+        return last.sample
     index = 0 if isinstance(plan, Plan) and traced else None
     state = init(plan, noise, x0=x0, given=given, rng=rng, index=index)
     taken = _steps(model, plan, state, given, rng, callback is not None)
@@ -172,7 +175,8 @@ def sample(
             callback(one.i, one.before, one.x0)
         state = one.state
         del one  # its arrays, which the next evaluation need not leave room for
-    return state.sample
+    end: A = state.sample
+    return end
 
 
 def _is_traced(plan: Program, noise: Array, x0: Array | None) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import Backend
+from ..backends import A, Backend
 from ..plan import Plan
 from ..tables import Stack, Table
 from .checks import (
@@ -25,15 +25,15 @@ Array = Any
 
 def init(
     plan: Program,
-    noise: Array,
+    noise: A,
     /,
     *,
-    x0: Array | None = None,
-    given: Mapping[str, Array] | None = None,
+    x0: A | None = None,
+    given: Mapping[str, A] | None = None,
     rng: Any = None,
     index: Any = None,
     which: Any = None,
-) -> State:
+) -> State[A]:
     """Return the state before the first evaluation, with arrays of its own.
 
     Args:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..backends import Backend, resolve
+from ..backends import A, Backend, resolve
 from ..plan import Plan
 from ..predictions import Prediction
 from ..rows import Work, implied
@@ -26,7 +26,7 @@ from .values import (
 Array = Any
 
 
-def model_input(plan: Program, state: State) -> tuple[Array, Array]:
+def model_input(plan: Program, state: State[A]) -> tuple[A, A]:
     """Return what the network is given: the scaled sample, and the time.
 
     The network must not write into them: where nothing is scaled the first is the state's own
@@ -47,13 +47,13 @@ def model_input(plan: Program, state: State) -> tuple[Array, Array]:
 
 def step(
     plan: Program,
-    state: State,
-    output: Array,
+    state: State[A],
+    output: A,
     *,
     rng: Any = None,
-    noise: Array | Sequence[Array] | None = None,
-    given: Mapping[str, Array] | None = None,
-) -> State:
+    noise: A | Sequence[A] | None = None,
+    given: Mapping[str, A] | None = None,
+) -> State[A]:
     """Return the state after the network's output: one linear combination per stored result.
 
     Its arrays are nobody else's: what is given here may be overwritten later.
@@ -77,13 +77,13 @@ def step(
 
 def step_and_x0(
     plan: Program,
-    state: State,
-    output: Array,
+    state: State[A],
+    output: A,
     *,
     rng: Any = None,
-    noise: Array | Sequence[Array] | None = None,
-    given: Mapping[str, Array] | None = None,
-) -> tuple[State, Array]:
+    noise: A | Sequence[A] | None = None,
+    given: Mapping[str, A] | None = None,
+) -> tuple[State[A], A]:
     """Return what `step` returns and x0 of `estimate`, computed together."""
     return _stepped(plan, state, output, rng, noise, given, True)
 
@@ -96,7 +96,7 @@ def _stepped(
     noise: Array | Sequence[Array] | None,
     given: Mapping[str, Array] | None,
     estimate: bool,
-) -> tuple[State, Array | None]:
+) -> tuple[State, Any]:
     """Return the next state and, if asked for, the estimate x0."""
     sample, index = state.sample, state.index
     backend = resolve(sample)
@@ -214,8 +214,8 @@ def unlike(backend: Backend, prediction: Prediction, sample: Array, output: Arra
 
 
 def estimate(
-    plan: Program, state: State, output: Array, *, given: Mapping[str, Array] | None = None
-) -> Estimate:
+    plan: Program, state: State[A], output: A, *, given: Mapping[str, A] | None = None
+) -> Estimate[A]:
     """Return x0 (after projection), eps and v that the output implies, arrays like the sample.
 
     Where sigma is 0, x0 is the sample, and eps is what the output says, whatever is projected.

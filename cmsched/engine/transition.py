@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
-from ..backends import resolve
+from ..backends import A, resolve
 from ..checks import check_choice
 from .checks import check_given, check_like, check_output, given_names, row_at
 from .steps import step
@@ -14,16 +14,16 @@ from .values import Program, State, root_of_squares
 Array = Any
 
 
-class Transition(NamedTuple):
+class Transition(NamedTuple, Generic[A]):
     """The distribution of the next sample: normal, the same or another std in every element.
 
     In the accumulation dtype: the mean of a half precision sample is not rounded to it.
     """
 
-    mean: Array
+    mean: A
     std: Any  # a float, or an array that broadcasts to the mean (array index, learned variance)
 
-    def log_prob(self, next_sample: Array, *, sum: bool = True, zero_std: str = "raise") -> Array:
+    def log_prob(self, next_sample: A, *, sum: bool = True, zero_std: str = "raise") -> A:
         """Return the log density of a next sample, in the mean's dtype.
 
         It has a gradient with respect to the network's output, and to next_sample: detach that.
@@ -59,35 +59,37 @@ class Transition(NamedTuple):
         off = (backend.astype(next_sample, mean.dtype) - mean) / std
         density = (-0.5 * (off * off) - (log_std + 0.5 * math.log(2 * math.pi))) * keep
         axes = tuple(range(1, len(density.shape)))
-        return xp.sum(density, axis=axes) if sum and axes else density
+        total: A = xp.sum(density, axis=axes) if sum and axes else density
+        return total
 
 
 def transition(
-    plan: Program, state: State, output: Array, *, given: Mapping[str, Array] | None = None
-) -> Transition:
+    plan: Program, state: State[A], output: A, *, given: Mapping[str, A] | None = None
+) -> Transition[A]:
     """Return mean and standard deviation of the sample that `step` makes of random noise.
 
     Arguments and errors as in `step`. Where a row draws several times, the std is of their sum; a
     loop that is over, and a step that draws nothing, have std 0.
     """
-    sample, index, layout = state.sample, state.index, plan.layout
+    sample: Array = state.sample
+    index, layout = state.index, plan.layout
     backend = resolve(sample)
     check_output(backend, sample, output, layout.prediction)
     acc = backend.accumulation(sample.dtype)
-    sample, output = backend.astype(sample, acc), backend.astype(output, acc)
+    sample, said = backend.astype(sample, acc), backend.astype(output, acc)
     state = State(sample, tuple(backend.astype(m, acc) for m in state.memory), index)
     row = row_at(plan, index) if type(index) is int else None
     zero = backend.zeros_like(sample)
     zeros = tuple([zero] * len(layout.draws if row is None else row.draws))
-    following = step(plan, state, output, noise=zeros or None, given=given)
+    following = step(plan, state, said, noise=zeros or None, given=given)
     if not zeros:
         return Transition(following.sample, 0.0)
     given = check_given(backend, sample, given_names(layout), given)
     if row is None:
-        std = backend.execute(table_std, None, plan.on(sample), state, output, given)
+        std = backend.execute(table_std, None, plan.on(sample), state, said, given)
         ones = (1,) * (len(sample.shape) - len(index.shape))
         over = backend.xp.reshape(following.index == index, (*index.shape, *ones))
         return Transition(following.sample, backend.where(over, backend.zeros_like(std), std))
     draws = [(value, drawn.log_range) for value, drawn in row.draws]
-    std = root_of_squares(backend, layout, sample, output, draws, row.statements, given)
+    std = root_of_squares(backend, layout, sample, said, draws, row.statements, given)
     return Transition(following.sample, std)

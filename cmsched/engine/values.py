@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
-from ..backends import Backend
+from ..backends import A, Backend
 from ..plan import Plan
 from ..predictions import Prediction
 from ..rows import EVERYWHERE, INSIDE, Layout
@@ -15,20 +15,20 @@ Array = Any
 Program = Plan | Stack | Table
 
 
-class State(NamedTuple):
+class State(NamedTuple, Generic[A]):
     """Where a loop stands: a pytree, picklable, storable, resumable."""
 
-    sample: Array  # any shape, batch first; in the frame of the plan's schedule
-    memory: tuple[Array, ...]  # the plan's stored arrays, each like sample
+    sample: A  # any shape, batch first; in the frame of the plan's schedule
+    memory: tuple[A, ...]  # the plan's stored arrays, each like sample
     index: Any  # evaluations done: an int, or integers of shape (), (batch,) or (batch, frames)
 
 
-class Estimate(NamedTuple):
+class Estimate(NamedTuple, Generic[A]):
     """What the network's output says at one step, after projection; arrays like the sample."""
 
-    x0: Array
-    eps: Array
-    v: Array
+    x0: A
+    eps: A
+    v: A
 
 
 def scaled(backend: Backend, x: Array, scale: float) -> Array:

@@ -7,29 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .a1111 import *  # noqa: F403
-    from .betas import KarrasDiffusionSchedulers as KarrasDiffusionSchedulers
-    from .cogvideox import *  # noqa: F403
-    from .config import CLASSES as CLASSES
-    from .config import ConfigMixin as ConfigMixin
-    from .distilled import *  # noqa: F403
-    from .edm import *  # noqa: F403
-    from .first_order import *  # noqa: F403
-    from .flow import *  # noqa: F403
-    from .generic import *  # noqa: F403
-    from .habit import SchedulerMixin as SchedulerMixin
-    from .karras_ve import *  # noqa: F403
-    from .linear_multistep import *  # noqa: F403
-    from .midpoint import *  # noqa: F403
-    from .multistep import *  # noqa: F403
-    from .outputs import *  # noqa: F403
-    from .pretrained import from_pretrained as from_pretrained
-    from .repaint import *  # noqa: F403
-    from .score_sde import *  # noqa: F403
-    from .sigma import *  # noqa: F403
-    from .singlestep import *  # noqa: F403
-    from .unipc import *  # noqa: F403
-    from .vq_diffusion import *  # noqa: F403
+    from .typed import *  # noqa: F403
 
 # the names of every file
 FAMILIES: dict[str, tuple[str, ...]] = {

@@ -93,15 +93,15 @@ def wrapped(text: str) -> list[str]:
     )
 
 
-def meaning_of(cls: Any, name: str) -> str:
-    """Return what an option of a class means; "" where nobody has said so."""
+def meaning_of(cls: Any, name: str, choices: bool = True) -> str:
+    """Return what an option of a class means, and its choices; "" where nobody has said so."""
     text = str(cls.meanings.get(name, OPTIONS.get(name, "")))
     if name in cls.idle:
         text = f"kept for files, without effect: {cls.idle[name]}."
     rule = RULES.get(name)
-    choices = cls.choices.get(name, rule.choices if rule else ())
-    if choices and text:
-        text += f" One of {', '.join(map(repr, choices))}."
+    few = cls.choices.get(name, rule.choices if rule else ())
+    if few and text and choices:
+        text += f" One of {', '.join(map(repr, few))}."
     return text
 
 
