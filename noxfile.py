@@ -89,6 +89,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
+    session.run("pytest", "-q", "--noconftest", "tests/test_typing.py")
 
 
 @nox.session(name="tests(numpy)")

@@ -38,7 +38,7 @@ from .schedules import Point, make_schedule
 from .tables import Stack, Table, stack
 
 if TYPE_CHECKING:
-    from .schedulers import *  # noqa: F403
+    from .schedulers.typed import *  # noqa: F403
 
 __version__ = "0.1.0"
 
@@ -81,16 +81,18 @@ __all__ = [
 __all__ += LATER
 
 
-def __getattr__(name: str) -> Any:
-    if name not in LATER:
-        hint = nearest(name, __all__, 0.8)
-        hint = hint if "mean" in hint else ""
-        if name.endswith("Scheduler"):
-            hint += "; docs/schedulers.md lists those of diffusers that are not here"
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
-    value = getattr(schedulers, name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # where a name that is not here is an error
+
+    def __getattr__(name: str) -> Any:
+        if name not in LATER:
+            hint = nearest(name, __all__, 0.8)
+            hint = hint if "mean" in hint else ""
+            if name.endswith("Scheduler"):
+                hint += "; docs/schedulers.md lists those of diffusers that are not here"
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
+        value = getattr(schedulers, name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 from cmsched import samplers
-from cmsched.schedulers import FAMILIES, explained
+from cmsched.schedulers import FAMILIES, explained, outputs
 from cmsched.schedulers.base import PlanMixin, run_options
 from cmsched.schedulers.config import classes
 from cmsched.schedulers.habit import SchedulerMixin
@@ -176,7 +176,7 @@ def step_stubs(cls):
     lines = method("step", arrays, named, "tuple[A, ...]", ["@overload"])
     args = arrays + [parameter(k, v, call=True) for k, v in options.items()]
     named = [parameter(k, v, call=True) for k, v in rest.items()]
-    returns = f"outputs.{cls.output_class.__name__}"
+    returns = f"{cls.output_class.__name__}[A]"
     return lines + method("step", args, named, returns, ["@overload"])
 
 
@@ -188,7 +188,7 @@ def stub():
         f"from .{family} import {name} as {name}"
         for family, names in FAMILIES.items()
         for name in names
-        if name not in own
+        if name not in own and family != "outputs"
     ]
     lines = [
         f"# Made of the tables of options by `{COMMAND}`: change those, and run it.",
@@ -198,16 +198,19 @@ def stub():
         '# mypy: disable-error-code="override,overload-overlap"',
         "# pyright: reportIncompatibleMethodOverride=false, reportOverlappingOverload=false",
         "from collections.abc import Sequence",
-        "from typing import Any, Literal, TypeVar, overload",
+        "from typing import Any, Generic, Literal, overload",
         "",
+        "from ..backends import A",
         "from ..plan import Plan",
         "from ..recipe import Recipe",
         *(f"from . import {family}" for family in sorted([*families, "outputs"])),
         *others,
         "",
-        'A = TypeVar("A")',
-        "",
     ]
+    for name in sorted({"OriginalSampleOutput", *FAMILIES["outputs"]}):
+        fields = getattr(outputs, name).fields
+        lines += [f"class {name}(outputs.SchedulerOutput, Generic[A]):"]
+        lines += [f"    {field}: {'A' if field == 'prev_sample' else 'Any'}" for field in fields]
     for family, names in FAMILIES.items():
         for name in names:
             if name in own:

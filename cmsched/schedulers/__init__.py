@@ -87,12 +87,14 @@ PLACES = {name: family for family, names in FAMILIES.items() for name in names}
 __all__ = sorted(PLACES)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "CLASSES":
-        load_all()
-    return getattr(importlib.import_module(f"{__name__}.{PLACES[name]}"), name)
+if not TYPE_CHECKING:  # where a name that is not here is an error
+
+    def __getattr__(name: str) -> Any:
+        if name not in PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name == "CLASSES":
+            load_all()
+        return getattr(importlib.import_module(f"{__name__}.{PLACES[name]}"), name)
 
 
 def __dir__() -> list[str]:

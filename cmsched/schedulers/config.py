@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 
@@ -244,6 +244,16 @@ class ConfigMixin:
         self._warn(kept=public(kwargs) - self._known())
         self._internal_dict = config
 
+    @overload
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], return_unused_kwargs: Literal[False] = False, **kwargs: Any
+    ) -> Self: ...
+    @overload
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], return_unused_kwargs: bool, **kwargs: Any
+    ) -> Any: ...
     @classmethod
     def from_config(
         cls, config: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any
@@ -323,6 +333,26 @@ class ConfigMixin:
             result.append(files.commit_hash(file))
         return tuple(result) if len(result) > 1 else result[0]
 
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        subfolder: str | None = None,
+        return_unused_kwargs: Literal[False] = False,
+        output_loading_info: Literal[False] = False,
+        **kwargs: Any,
+    ) -> Self: ...
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        subfolder: str | None = None,
+        return_unused_kwargs: bool = False,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any: ...
     @classmethod
     def from_pretrained(
         cls,

@@ -5,8 +5,9 @@
 # mypy: disable-error-code="override,overload-overlap"
 # pyright: reportIncompatibleMethodOverride=false, reportOverlappingOverload=false
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, overload
 
+from ..backends import A
 from ..plan import Plan
 from ..recipe import Recipe
 from . import a1111
@@ -33,32 +34,98 @@ from .config import CLASSES as CLASSES
 from .config import ConfigMixin as ConfigMixin
 from .habit import SchedulerMixin as SchedulerMixin
 from .multistep import DPMSolverMultistepInverse as DPMSolverMultistepInverse
-from .outputs import CMStochasticIterativeSchedulerOutput as CMStochasticIterativeSchedulerOutput
-from .outputs import ConsistencyDecoderSchedulerOutput as ConsistencyDecoderSchedulerOutput
-from .outputs import DDIMParallelSchedulerOutput as DDIMParallelSchedulerOutput
-from .outputs import DDIMSchedulerOutput as DDIMSchedulerOutput
-from .outputs import DDPMParallelSchedulerOutput as DDPMParallelSchedulerOutput
-from .outputs import DDPMSchedulerOutput as DDPMSchedulerOutput
-from .outputs import DPMSolverSDESchedulerOutput as DPMSolverSDESchedulerOutput
-from .outputs import EDMEulerSchedulerOutput as EDMEulerSchedulerOutput
-from .outputs import EulerAncestralDiscreteSchedulerOutput as EulerAncestralDiscreteSchedulerOutput
-from .outputs import EulerDiscreteSchedulerOutput as EulerDiscreteSchedulerOutput
-from .outputs import FlowMatchEulerDiscreteSchedulerOutput as FlowMatchEulerDiscreteSchedulerOutput
-from .outputs import FlowMatchHeunDiscreteSchedulerOutput as FlowMatchHeunDiscreteSchedulerOutput
-from .outputs import HeunDiscreteSchedulerOutput as HeunDiscreteSchedulerOutput
-from .outputs import KDPM2AncestralDiscreteSchedulerOutput as KDPM2AncestralDiscreteSchedulerOutput
-from .outputs import KDPM2DiscreteSchedulerOutput as KDPM2DiscreteSchedulerOutput
-from .outputs import KarrasVeOutput as KarrasVeOutput
-from .outputs import LCMSchedulerOutput as LCMSchedulerOutput
-from .outputs import LMSDiscreteSchedulerOutput as LMSDiscreteSchedulerOutput
-from .outputs import RePaintSchedulerOutput as RePaintSchedulerOutput
-from .outputs import SchedulerOutput as SchedulerOutput
-from .outputs import SdeVeOutput as SdeVeOutput
-from .outputs import TCDSchedulerOutput as TCDSchedulerOutput
-from .outputs import VQDiffusionSchedulerOutput as VQDiffusionSchedulerOutput
 from .pretrained import from_pretrained as from_pretrained
 
-A = TypeVar("A")
+class CMStochasticIterativeSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+
+class ConsistencyDecoderSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+
+class DDIMParallelSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    pred_original_sample: Any
+
+class DDIMSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    pred_original_sample: Any
+
+class DDPMParallelSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    pred_original_sample: Any
+
+class DDPMSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    pred_original_sample: Any
+
+class DPMSolverSDESchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    pred_original_sample: Any
+
+class EDMEulerSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    pred_original_sample: Any
+
+class EulerAncestralDiscreteSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    pred_original_sample: Any
+
+class EulerDiscreteSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    pred_original_sample: Any
+
+class FlowMatchEulerDiscreteSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+
+class FlowMatchHeunDiscreteSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+
+class HeunDiscreteSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    pred_original_sample: Any
+
+class KDPM2AncestralDiscreteSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    pred_original_sample: Any
+
+class KDPM2DiscreteSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    pred_original_sample: Any
+
+class KarrasVeOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    derivative: Any
+    pred_original_sample: Any
+
+class LCMSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    denoised: Any
+
+class LMSDiscreteSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    pred_original_sample: Any
+
+class OriginalSampleOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    pred_original_sample: Any
+
+class RePaintSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    pred_original_sample: Any
+
+class SchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+
+class SdeVeOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    prev_sample_mean: Any
+
+class TCDSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
+    pred_noised_sample: Any
+
+class VQDiffusionSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
+    prev_sample: A
 
 class KDiffusionScheduler(a1111.KDiffusionScheduler):
     def __init__(
@@ -205,7 +272,7 @@ class KDiffusionScheduler(a1111.KDiffusionScheduler):
         return_dict: bool = True,
         *,
         variance_noise: Any = None,
-    ) -> outputs.OriginalSampleOutput: ...
+    ) -> OriginalSampleOutput[A]: ...
 
 class CogVideoXDDIMScheduler(cogvideox.CogVideoXDDIMScheduler):
     def __init__(
@@ -276,7 +343,7 @@ class CogVideoXDDIMScheduler(cogvideox.CogVideoXDDIMScheduler):
         generator: Any = None,
         variance_noise: Any = None,
         return_dict: bool = True,
-    ) -> outputs.DDIMSchedulerOutput: ...
+    ) -> DDIMSchedulerOutput[A]: ...
 
 class CogVideoXDPMScheduler(cogvideox.CogVideoXDPMScheduler):
     def __init__(
@@ -389,7 +456,7 @@ class CMStochasticIterativeScheduler(distilled.CMStochasticIterativeScheduler):
         return_dict: bool = True,
         *,
         variance_noise: Any = None,
-    ) -> outputs.CMStochasticIterativeSchedulerOutput: ...
+    ) -> CMStochasticIterativeSchedulerOutput[A]: ...
 
 class ConsistencyDecoderScheduler(distilled.ConsistencyDecoderScheduler):
     def __init__(
@@ -443,7 +510,7 @@ class ConsistencyDecoderScheduler(distilled.ConsistencyDecoderScheduler):
         return_dict: bool = True,
         *,
         variance_noise: Any = None,
-    ) -> outputs.ConsistencyDecoderSchedulerOutput: ...
+    ) -> ConsistencyDecoderSchedulerOutput[A]: ...
 
 class LCMScheduler(distilled.LCMScheduler):
     def __init__(
@@ -514,7 +581,7 @@ class LCMScheduler(distilled.LCMScheduler):
         return_dict: bool = True,
         *,
         variance_noise: Any = None,
-    ) -> outputs.LCMSchedulerOutput: ...
+    ) -> LCMSchedulerOutput[A]: ...
 
 class TCDScheduler(distilled.TCDScheduler):
     def __init__(
@@ -587,7 +654,7 @@ class TCDScheduler(distilled.TCDScheduler):
         return_dict: bool = True,
         *,
         variance_noise: Any = None,
-    ) -> outputs.TCDSchedulerOutput: ...
+    ) -> TCDSchedulerOutput[A]: ...
 
 class EDMEulerScheduler(edm.EDMEulerScheduler):
     def __init__(
@@ -669,7 +736,7 @@ class EDMEulerScheduler(edm.EDMEulerScheduler):
         pred_original_sample: Any = None,
         *,
         variance_noise: Any = None,
-    ) -> outputs.EDMEulerSchedulerOutput: ...
+    ) -> EDMEulerSchedulerOutput[A]: ...
 
 class DDIMInverseScheduler(first_order.DDIMInverseScheduler):
     def __init__(
@@ -735,7 +802,7 @@ class DDIMInverseScheduler(first_order.DDIMInverseScheduler):
         *,
         generator: Any = None,
         variance_noise: Any = None,
-    ) -> outputs.DDIMSchedulerOutput: ...
+    ) -> DDIMSchedulerOutput[A]: ...
 
 class DDIMParallelScheduler(first_order.DDIMParallelScheduler):
     def __init__(
@@ -807,7 +874,7 @@ class DDIMParallelScheduler(first_order.DDIMParallelScheduler):
         generator: Any = None,
         variance_noise: Any = None,
         return_dict: bool = True,
-    ) -> outputs.DDIMParallelSchedulerOutput: ...
+    ) -> DDIMParallelSchedulerOutput[A]: ...
 
 class DDIMScheduler(first_order.DDIMScheduler):
     def __init__(
@@ -879,7 +946,7 @@ class DDIMScheduler(first_order.DDIMScheduler):
         generator: Any = None,
         variance_noise: Any = None,
         return_dict: bool = True,
-    ) -> outputs.DDIMSchedulerOutput: ...
+    ) -> DDIMSchedulerOutput[A]: ...
 
 class DDPMParallelScheduler(first_order.DDPMParallelScheduler):
     def __init__(
@@ -957,7 +1024,7 @@ class DDPMParallelScheduler(first_order.DDPMParallelScheduler):
         return_dict: bool = True,
         *,
         variance_noise: Any = None,
-    ) -> outputs.DDPMParallelSchedulerOutput: ...
+    ) -> DDPMParallelSchedulerOutput[A]: ...
 
 class DDPMScheduler(first_order.DDPMScheduler):
     def __init__(
@@ -1035,7 +1102,7 @@ class DDPMScheduler(first_order.DDPMScheduler):
         return_dict: bool = True,
         *,
         variance_noise: Any = None,
-    ) -> outputs.DDPMSchedulerOutput: ...
+    ) -> DDPMSchedulerOutput[A]: ...
 
 class FlowMatchEulerDiscreteScheduler(flow.FlowMatchEulerDiscreteScheduler):
     def __init__(
@@ -1124,7 +1191,7 @@ class FlowMatchEulerDiscreteScheduler(flow.FlowMatchEulerDiscreteScheduler):
         return_dict: bool = True,
         *,
         variance_noise: Any = None,
-    ) -> outputs.FlowMatchEulerDiscreteSchedulerOutput: ...
+    ) -> FlowMatchEulerDiscreteSchedulerOutput[A]: ...
 
 class FlowMatchHeunDiscreteScheduler(flow.FlowMatchHeunDiscreteScheduler):
     def __init__(
@@ -1194,7 +1261,7 @@ class FlowMatchHeunDiscreteScheduler(flow.FlowMatchHeunDiscreteScheduler):
         return_dict: bool = True,
         *,
         variance_noise: Any = None,
-    ) -> outputs.FlowMatchHeunDiscreteSchedulerOutput: ...
+    ) -> FlowMatchHeunDiscreteSchedulerOutput[A]: ...
 
 class Scheduler(generic.Scheduler):
     def __init__(
@@ -1341,7 +1408,7 @@ class Scheduler(generic.Scheduler):
         return_dict: bool = True,
         *,
         variance_noise: Any = None,
-    ) -> outputs.OriginalSampleOutput: ...
+    ) -> OriginalSampleOutput[A]: ...
 
 class KarrasVeScheduler(karras_ve.KarrasVeScheduler):
     def __init__(
@@ -1442,7 +1509,7 @@ class IPNDMScheduler(linear_multistep.IPNDMScheduler):
         *,
         generator: Any = None,
         variance_noise: Any = None,
-    ) -> outputs.SchedulerOutput: ...
+    ) -> SchedulerOutput[A]: ...
 
 class PNDMScheduler(linear_multistep.PNDMScheduler):
     def __init__(
@@ -1508,7 +1575,7 @@ class PNDMScheduler(linear_multistep.PNDMScheduler):
         *,
         generator: Any = None,
         variance_noise: Any = None,
-    ) -> outputs.SchedulerOutput: ...
+    ) -> SchedulerOutput[A]: ...
 
 class DPMSolverSDEScheduler(midpoint.DPMSolverSDEScheduler):
     def __init__(
@@ -1580,7 +1647,7 @@ class DPMSolverSDEScheduler(midpoint.DPMSolverSDEScheduler):
         *,
         generator: Any = None,
         variance_noise: Any = None,
-    ) -> outputs.DPMSolverSDESchedulerOutput: ...
+    ) -> DPMSolverSDESchedulerOutput[A]: ...
 
 class KDPM2AncestralDiscreteScheduler(midpoint.KDPM2AncestralDiscreteScheduler):
     def __init__(
@@ -1647,7 +1714,7 @@ class KDPM2AncestralDiscreteScheduler(midpoint.KDPM2AncestralDiscreteScheduler):
         return_dict: bool = True,
         *,
         variance_noise: Any = None,
-    ) -> outputs.KDPM2AncestralDiscreteSchedulerOutput: ...
+    ) -> KDPM2AncestralDiscreteSchedulerOutput[A]: ...
 
 class KDPM2DiscreteScheduler(midpoint.KDPM2DiscreteScheduler):
     def __init__(
@@ -1718,7 +1785,7 @@ class KDPM2DiscreteScheduler(midpoint.KDPM2DiscreteScheduler):
         *,
         generator: Any = None,
         variance_noise: Any = None,
-    ) -> outputs.KDPM2DiscreteSchedulerOutput: ...
+    ) -> KDPM2DiscreteSchedulerOutput[A]: ...
 
 class DEISMultistepScheduler(multistep.DEISMultistepScheduler):
     def __init__(
@@ -1798,7 +1865,7 @@ class DEISMultistepScheduler(multistep.DEISMultistepScheduler):
         *,
         generator: Any = None,
         variance_noise: Any = None,
-    ) -> outputs.SchedulerOutput: ...
+    ) -> SchedulerOutput[A]: ...
 
 class DPMSolverMultistepInverseScheduler(multistep.DPMSolverMultistepInverseScheduler):
     def __init__(
@@ -1895,7 +1962,7 @@ class DPMSolverMultistepInverseScheduler(multistep.DPMSolverMultistepInverseSche
         generator: Any = None,
         variance_noise: Any = None,
         return_dict: bool = True,
-    ) -> outputs.SchedulerOutput: ...
+    ) -> SchedulerOutput[A]: ...
 
 class DPMSolverMultistepScheduler(multistep.DPMSolverMultistepScheduler):
     def __init__(
@@ -1999,7 +2066,7 @@ class DPMSolverMultistepScheduler(multistep.DPMSolverMultistepScheduler):
         generator: Any = None,
         variance_noise: Any = None,
         return_dict: bool = True,
-    ) -> outputs.SchedulerOutput: ...
+    ) -> SchedulerOutput[A]: ...
 
 class RePaintScheduler(repaint.RePaintScheduler):
     def __init__(
@@ -2182,7 +2249,7 @@ class EulerAncestralDiscreteScheduler(sigma.EulerAncestralDiscreteScheduler):
         return_dict: bool = True,
         *,
         variance_noise: Any = None,
-    ) -> outputs.EulerAncestralDiscreteSchedulerOutput: ...
+    ) -> EulerAncestralDiscreteSchedulerOutput[A]: ...
 
 class EulerDiscreteScheduler(sigma.EulerDiscreteScheduler):
     def __init__(
@@ -2271,7 +2338,7 @@ class EulerDiscreteScheduler(sigma.EulerDiscreteScheduler):
         return_dict: bool = True,
         *,
         variance_noise: Any = None,
-    ) -> outputs.EulerDiscreteSchedulerOutput: ...
+    ) -> EulerDiscreteSchedulerOutput[A]: ...
 
 class HeunDiscreteScheduler(sigma.HeunDiscreteScheduler):
     def __init__(
@@ -2348,7 +2415,7 @@ class HeunDiscreteScheduler(sigma.HeunDiscreteScheduler):
         *,
         generator: Any = None,
         variance_noise: Any = None,
-    ) -> outputs.HeunDiscreteSchedulerOutput: ...
+    ) -> HeunDiscreteSchedulerOutput[A]: ...
 
 class LMSDiscreteScheduler(sigma.LMSDiscreteScheduler):
     def __init__(
@@ -2419,7 +2486,7 @@ class LMSDiscreteScheduler(sigma.LMSDiscreteScheduler):
         *,
         generator: Any = None,
         variance_noise: Any = None,
-    ) -> outputs.LMSDiscreteSchedulerOutput: ...
+    ) -> LMSDiscreteSchedulerOutput[A]: ...
 
 class DPMSolverSinglestepScheduler(singlestep.DPMSolverSinglestepScheduler):
     def __init__(
@@ -2514,7 +2581,7 @@ class DPMSolverSinglestepScheduler(singlestep.DPMSolverSinglestepScheduler):
         return_dict: bool = True,
         *,
         variance_noise: Any = None,
-    ) -> outputs.SchedulerOutput: ...
+    ) -> SchedulerOutput[A]: ...
 
 class UniPCMultistepScheduler(unipc.UniPCMultistepScheduler):
     def __init__(
@@ -2675,7 +2742,7 @@ class UniPCMultistepScheduler(unipc.UniPCMultistepScheduler):
         *,
         generator: Any = None,
         variance_noise: Any = None,
-    ) -> outputs.SchedulerOutput: ...
+    ) -> SchedulerOutput[A]: ...
 
 class VQDiffusionScheduler(vq_diffusion.VQDiffusionScheduler):
     def __init__(
