@@ -47,6 +47,11 @@ def rescale_guidance(guided: A, conditional: A, rescale: float) -> A:
 
     rescale * (guided std(conditional) / std(guided)) + (1 - rescale) * guided (arXiv:2305.08891,
     eq. 15 and 16).
+
+    Args:
+        guided: output with guidance, of shape (batch, ...).
+        conditional: output of the condition alone, like guided.
+        rescale: 0 leaves guided, 1 gives each sample the spread of conditional; 0.7 is usual.
     """
     xp = resolve(guided).xp
     axes = tuple(range(1, len(guided.shape)))

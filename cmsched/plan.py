@@ -32,8 +32,16 @@ class Plan:
     """Everything of a sampling loop that does not depend on arrays; immutable, hashable, picklable.
 
     A plan is what it is made of (sampler, grid, prediction, options) and the rows that tracing made
-    of these.
-    `len(plan)` counts network evaluations.
+    of these. `len(plan)` counts network evaluations.
+
+    Args:
+        sampler: a registered name.
+        grid: the points that the loop walks over.
+        prediction: what the network says.
+        options: of the sampler, all of them.
+        start: the row that `init` takes.
+        rows: one per evaluation, in order.
+        steps: the step of the grid that each evaluation belongs to.
     """
 
     sampler: str
@@ -230,6 +238,12 @@ def make_plan(
     """Return the plan of a registered sampler on a grid.
 
     Equal arguments give the same plan again while it is among the last `PLAN_CACHE_SIZE` asked for.
+
+    Args:
+        sampler: a name in `cmsched.samplers.REGISTRY`.
+        grid: n + 1 points for n steps.
+        prediction: what the network's output is.
+        options: keywords of the sampler; None for its defaults.
 
     Raises:
         ValueError: unknown sampler; a step it cannot take; more stored than the registry says.

@@ -69,6 +69,7 @@ OUTPUTS: dict[str, Callable[[Any, Any, Any, "Prediction"], tuple[Any, Any]]] = N
         "consistency": _consistency,
     },
 )
+OWN = frozenset(OUTPUTS)
 PREDICTION_TYPES = tuple(OUTPUTS)
 
 

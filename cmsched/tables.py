@@ -115,7 +115,13 @@ pytree(
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Several plans as one table, for a batch whose rows run different ones; see `stack`."""
+    """Several plans as one table, for a batch whose rows run different ones; see `stack`.
+
+    Args:
+        plans: in the order of the numbers that `init` takes as `which`.
+        layout: what their rows compute and store, the same for all.
+        capacity: columns of the table, of which the plans need one per evaluation.
+    """
 
     plans: tuple[Any, ...]
     layout: Layout

@@ -220,6 +220,15 @@ def estimate(
 
     Where sigma is 0, x0 is the sample, and eps is what the output says, whatever is projected.
     v is a eps - s x0 in the frame the network sees, divided by sqrt(a^2 + s^2).
+
+    Args:
+        plan: the plan, its table, or a stack of plans.
+        state: where the network was evaluated.
+        output: what it said there, like the sample.
+        given: the arrays that `init` got.
+
+    Raises:
+        ValueError, TypeError: what `step` raises of these.
     """
     sample = state.sample
     backend = resolve(sample)

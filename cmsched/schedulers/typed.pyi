@@ -38,115 +38,91 @@ from .pretrained import from_pretrained as from_pretrained
 
 class CMStochasticIterativeSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
-
 class ConsistencyDecoderSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
-
 class DDIMParallelSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     pred_original_sample: Any
-
 class DDIMSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     pred_original_sample: Any
-
 class DDPMParallelSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     pred_original_sample: Any
-
 class DDPMSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     pred_original_sample: Any
-
 class DPMSolverSDESchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     pred_original_sample: Any
-
 class EDMEulerSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     pred_original_sample: Any
-
 class EulerAncestralDiscreteSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     pred_original_sample: Any
-
 class EulerDiscreteSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     pred_original_sample: Any
-
 class FlowMatchEulerDiscreteSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
-
 class FlowMatchHeunDiscreteSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
-
 class HeunDiscreteSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     pred_original_sample: Any
-
 class KDPM2AncestralDiscreteSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     pred_original_sample: Any
-
 class KDPM2DiscreteSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     pred_original_sample: Any
-
 class KarrasVeOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     derivative: Any
     pred_original_sample: Any
-
 class LCMSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     denoised: Any
-
 class LMSDiscreteSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     pred_original_sample: Any
-
 class OriginalSampleOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     pred_original_sample: Any
-
 class RePaintSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     pred_original_sample: Any
-
 class SchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
-
 class SdeVeOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     prev_sample_mean: Any
-
 class TCDSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
     pred_noised_sample: Any
-
 class VQDiffusionSchedulerOutput(outputs.SchedulerOutput, Generic[A]):
     prev_sample: A
-
 class KDiffusionScheduler(a1111.KDiffusionScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'linear',
         trained_betas: Any = None,
-        sampler: str = "dpmpp_2s_ancestral",
+        sampler: str = 'dpmpp_2s_ancestral',
         sampler_options: dict[str, Any] | None = None,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace",
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'linspace',
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool | None = False,
-        final_sigmas_type: Literal["zero", "sigma_min"] = "zero",
+        final_sigmas_type: Literal['zero', 'sigma_min'] = 'zero',
         *,
         compatibility: Literal["paper", "diffusers"] = "paper",
         xp: Any = None,
@@ -162,7 +138,7 @@ class KDiffusionScheduler(a1111.KDiffusionScheduler):
         corrector: str | tuple[Any, ...] | None = None,
         eta: float = 0.0,
         use_clipped_model_output: bool | None = False,
-        variance: str = "fixed_small",
+        variance: str = 'fixed_small',
         draw_last: bool | None = False,
         solver_order: int = 2,
         ramp_down: bool | None = False,
@@ -176,17 +152,17 @@ class KDiffusionScheduler(a1111.KDiffusionScheduler):
         icoeff: float = 1.0,
         dcoeff: float = 0.0,
         accept_safety: float = 0.81,
-        solver_type: str = "midpoint",
-        third_order: Literal["published", "exact"] = "published",
+        solver_type: str = 'midpoint',
+        third_order: Literal['published', 'exact'] = 'published',
         euler_at_final: bool | None = False,
         lower_order_final: bool = True,
         aligned: bool | None = False,
         r: float = 0.5,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         sigma_data: float = 0.5,
         spare: float = 0.0,
         dt: float = 0.0,
-        variable: str = "ratio",
+        variable: str = 'ratio',
         from_start: bool | None = False,
         predict_v: bool | None = False,
         idle: bool | None = False,
@@ -213,7 +189,7 @@ class KDiffusionScheduler(a1111.KDiffusionScheduler):
         corrector: str | tuple[Any, ...] | None = None,
         eta: float = 0.0,
         use_clipped_model_output: bool | None = False,
-        variance: str = "fixed_small",
+        variance: str = 'fixed_small',
         draw_last: bool | None = False,
         solver_order: int = 2,
         ramp_down: bool | None = False,
@@ -227,17 +203,17 @@ class KDiffusionScheduler(a1111.KDiffusionScheduler):
         icoeff: float = 1.0,
         dcoeff: float = 0.0,
         accept_safety: float = 0.81,
-        solver_type: str = "midpoint",
-        third_order: Literal["published", "exact"] = "published",
+        solver_type: str = 'midpoint',
+        third_order: Literal['published', 'exact'] = 'published',
         euler_at_final: bool | None = False,
         lower_order_final: bool = True,
         aligned: bool | None = False,
         r: float = 0.5,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         sigma_data: float = 0.5,
         spare: float = 0.0,
         dt: float = 0.0,
-        variable: str = "ratio",
+        variable: str = 'ratio',
         from_start: bool | None = False,
         predict_v: bool | None = False,
         idle: bool | None = False,
@@ -273,22 +249,21 @@ class KDiffusionScheduler(a1111.KDiffusionScheduler):
         *,
         variance_noise: Any = None,
     ) -> OriginalSampleOutput[A]: ...
-
 class CogVideoXDDIMScheduler(cogvideox.CogVideoXDDIMScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'scaled_linear',
         trained_betas: Any = None,
         clip_sample: bool = True,
         set_alpha_to_one: bool = True,
         steps_offset: int = 0,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         clip_sample_range: float = 1.0,
         sample_max_value: float = 1.0,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading",
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'leading',
         rescale_betas_zero_snr: bool | None = False,
         snr_shift_scale: float = 3.0,
         *,
@@ -344,22 +319,21 @@ class CogVideoXDDIMScheduler(cogvideox.CogVideoXDDIMScheduler):
         variance_noise: Any = None,
         return_dict: bool = True,
     ) -> DDIMSchedulerOutput[A]: ...
-
 class CogVideoXDPMScheduler(cogvideox.CogVideoXDPMScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'scaled_linear',
         trained_betas: Any = None,
         clip_sample: bool = True,
         set_alpha_to_one: bool = True,
         steps_offset: int = 0,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         clip_sample_range: float = 1.0,
         sample_max_value: float = 1.0,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading",
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'leading',
         rescale_betas_zero_snr: bool | None = False,
         snr_shift_scale: float = 3.0,
         *,
@@ -375,8 +349,8 @@ class CogVideoXDPMScheduler(cogvideox.CogVideoXDPMScheduler):
         strength: float = 1.0,
         solver_order: int = 2,
         eta: float = 0.0,
-        solver_type: str = "midpoint",
-        third_order: Literal["published", "exact"] = "published",
+        solver_type: str = 'midpoint',
+        third_order: Literal['published', 'exact'] = 'published',
         ramp_down: bool | None = False,
         euler_at_final: bool | None = False,
         corrector: str | tuple[Any, ...] | None = None,
@@ -392,13 +366,12 @@ class CogVideoXDPMScheduler(cogvideox.CogVideoXDPMScheduler):
         xp: Any = None,
         solver_order: int = 2,
         eta: float = 0.0,
-        solver_type: str = "midpoint",
-        third_order: Literal["published", "exact"] = "published",
+        solver_type: str = 'midpoint',
+        third_order: Literal['published', 'exact'] = 'published',
         ramp_down: bool | None = False,
         euler_at_final: bool | None = False,
         corrector: str | tuple[Any, ...] | None = None,
     ) -> None: ...
-
 class CMStochasticIterativeScheduler(distilled.CMStochasticIterativeScheduler):
     def __init__(
         self,
@@ -457,7 +430,6 @@ class CMStochasticIterativeScheduler(distilled.CMStochasticIterativeScheduler):
         *,
         variance_noise: Any = None,
     ) -> CMStochasticIterativeSchedulerOutput[A]: ...
-
 class ConsistencyDecoderScheduler(distilled.ConsistencyDecoderScheduler):
     def __init__(
         self,
@@ -511,25 +483,24 @@ class ConsistencyDecoderScheduler(distilled.ConsistencyDecoderScheduler):
         *,
         variance_noise: Any = None,
     ) -> ConsistencyDecoderSchedulerOutput[A]: ...
-
 class LCMScheduler(distilled.LCMScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'scaled_linear',
         trained_betas: Any = None,
         original_inference_steps: int = 50,
         clip_sample: bool | None = False,
         clip_sample_range: float = 1.0,
         set_alpha_to_one: bool = True,
         steps_offset: int = 0,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         thresholding: bool | None = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading",
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'leading',
         timestep_scaling: float = 10.0,
         rescale_betas_zero_snr: bool | None = False,
         *,
@@ -582,25 +553,24 @@ class LCMScheduler(distilled.LCMScheduler):
         *,
         variance_noise: Any = None,
     ) -> LCMSchedulerOutput[A]: ...
-
 class TCDScheduler(distilled.TCDScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'scaled_linear',
         trained_betas: Any = None,
         original_inference_steps: int = 50,
         clip_sample: bool | None = False,
         clip_sample_range: float = 1.0,
         set_alpha_to_one: bool = True,
         steps_offset: int = 0,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         thresholding: bool | None = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading",
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'leading',
         timestep_scaling: float = 10.0,
         rescale_betas_zero_snr: bool | None = False,
         *,
@@ -655,18 +625,17 @@ class TCDScheduler(distilled.TCDScheduler):
         *,
         variance_noise: Any = None,
     ) -> TCDSchedulerOutput[A]: ...
-
 class EDMEulerScheduler(edm.EDMEulerScheduler):
     def __init__(
         self,
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
         sigma_data: float = 0.5,
-        sigma_schedule: Literal["karras", "exponential"] = "karras",
+        sigma_schedule: Literal['karras', 'exponential'] = 'karras',
         num_train_timesteps: int = 1000,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         rho: float = 7.0,
-        final_sigmas_type: Literal["zero", "sigma_min"] = "zero",
+        final_sigmas_type: Literal['zero', 'sigma_min'] = 'zero',
         *,
         compatibility: Literal["paper", "diffusers"] = "paper",
         xp: Any = None,
@@ -683,7 +652,7 @@ class EDMEulerScheduler(edm.EDMEulerScheduler):
         s_tmax: float = ...,
         s_noise: float = 1.0,
         corrector: str | tuple[Any, ...] | None = None,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         sigma_data: float = 0.5,
         spare: float = 0.0,
     ) -> Plan: ...
@@ -701,7 +670,7 @@ class EDMEulerScheduler(edm.EDMEulerScheduler):
         s_tmax: float = ...,
         s_noise: float = 1.0,
         corrector: str | tuple[Any, ...] | None = None,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         sigma_data: float = 0.5,
         spare: float = 0.0,
     ) -> None: ...
@@ -737,21 +706,20 @@ class EDMEulerScheduler(edm.EDMEulerScheduler):
         *,
         variance_noise: Any = None,
     ) -> EDMEulerSchedulerOutput[A]: ...
-
 class DDIMInverseScheduler(first_order.DDIMInverseScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'linear',
         trained_betas: Any = None,
         clip_sample: bool = True,
         set_alpha_to_one: bool = True,
         steps_offset: int = 0,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         clip_sample_range: float = 1.0,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading",
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'leading',
         rescale_betas_zero_snr: bool | None = False,
         *,
         compatibility: Literal["paper", "diffusers"] = "paper",
@@ -803,24 +771,23 @@ class DDIMInverseScheduler(first_order.DDIMInverseScheduler):
         generator: Any = None,
         variance_noise: Any = None,
     ) -> DDIMSchedulerOutput[A]: ...
-
 class DDIMParallelScheduler(first_order.DDIMParallelScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'linear',
         trained_betas: Any = None,
         clip_sample: bool = True,
         set_alpha_to_one: bool = True,
         steps_offset: int = 0,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         thresholding: bool | None = False,
         dynamic_thresholding_ratio: float = 0.995,
         clip_sample_range: float = 1.0,
         sample_max_value: float = 1.0,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading",
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'leading',
         rescale_betas_zero_snr: bool | None = False,
         *,
         compatibility: Literal["paper", "diffusers"] = "paper",
@@ -875,24 +842,23 @@ class DDIMParallelScheduler(first_order.DDIMParallelScheduler):
         variance_noise: Any = None,
         return_dict: bool = True,
     ) -> DDIMParallelSchedulerOutput[A]: ...
-
 class DDIMScheduler(first_order.DDIMScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'linear',
         trained_betas: Any = None,
         clip_sample: bool = True,
         set_alpha_to_one: bool = True,
         steps_offset: int = 0,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         thresholding: bool | None = False,
         dynamic_thresholding_ratio: float = 0.995,
         clip_sample_range: float = 1.0,
         sample_max_value: float = 1.0,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading",
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'leading',
         rescale_betas_zero_snr: bool | None = False,
         *,
         compatibility: Literal["paper", "diffusers"] = "paper",
@@ -947,32 +913,22 @@ class DDIMScheduler(first_order.DDIMScheduler):
         variance_noise: Any = None,
         return_dict: bool = True,
     ) -> DDIMSchedulerOutput[A]: ...
-
 class DDPMParallelScheduler(first_order.DDPMParallelScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: Literal[
-            "linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"
-        ] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2', 'laplace', 'sigmoid'] = 'linear',
         trained_betas: Any = None,
-        variance_type: Literal[
-            "fixed_small",
-            "fixed_small_log",
-            "fixed_large",
-            "fixed_large_log",
-            "learned",
-            "learned_range",
-        ] = "fixed_small",
+        variance_type: Literal['fixed_small', 'fixed_small_log', 'fixed_large', 'fixed_large_log', 'learned', 'learned_range'] = 'fixed_small',
         clip_sample: bool = True,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         thresholding: bool | None = False,
         dynamic_thresholding_ratio: float = 0.995,
         clip_sample_range: float = 1.0,
         sample_max_value: float = 1.0,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading",
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'leading',
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool | None = False,
         *,
@@ -986,7 +942,7 @@ class DDPMParallelScheduler(first_order.DDPMParallelScheduler):
         timesteps: Any = None,
         sigmas: Any = None,
         strength: float = 1.0,
-        variance: str = "fixed_small",
+        variance: str = 'fixed_small',
         draw_last: bool | None = False,
         corrector: str | tuple[Any, ...] | None = None,
     ) -> Plan: ...
@@ -999,7 +955,7 @@ class DDPMParallelScheduler(first_order.DDPMParallelScheduler):
         sigmas: Any = None,
         strength: float = 1.0,
         xp: Any = None,
-        variance: str = "fixed_small",
+        variance: str = 'fixed_small',
         draw_last: bool | None = False,
         corrector: str | tuple[Any, ...] | None = None,
     ) -> None: ...
@@ -1025,32 +981,22 @@ class DDPMParallelScheduler(first_order.DDPMParallelScheduler):
         *,
         variance_noise: Any = None,
     ) -> DDPMParallelSchedulerOutput[A]: ...
-
 class DDPMScheduler(first_order.DDPMScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: Literal[
-            "linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid"
-        ] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2', 'laplace', 'sigmoid'] = 'linear',
         trained_betas: Any = None,
-        variance_type: Literal[
-            "fixed_small",
-            "fixed_small_log",
-            "fixed_large",
-            "fixed_large_log",
-            "learned",
-            "learned_range",
-        ] = "fixed_small",
+        variance_type: Literal['fixed_small', 'fixed_small_log', 'fixed_large', 'fixed_large_log', 'learned', 'learned_range'] = 'fixed_small',
         clip_sample: bool = True,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         thresholding: bool | None = False,
         dynamic_thresholding_ratio: float = 0.995,
         clip_sample_range: float = 1.0,
         sample_max_value: float = 1.0,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading",
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'leading',
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool | None = False,
         *,
@@ -1064,7 +1010,7 @@ class DDPMScheduler(first_order.DDPMScheduler):
         timesteps: Any = None,
         sigmas: Any = None,
         strength: float = 1.0,
-        variance: str = "fixed_small",
+        variance: str = 'fixed_small',
         draw_last: bool | None = False,
         corrector: str | tuple[Any, ...] | None = None,
     ) -> Plan: ...
@@ -1077,7 +1023,7 @@ class DDPMScheduler(first_order.DDPMScheduler):
         sigmas: Any = None,
         strength: float = 1.0,
         xp: Any = None,
-        variance: str = "fixed_small",
+        variance: str = 'fixed_small',
         draw_last: bool | None = False,
         corrector: str | tuple[Any, ...] | None = None,
     ) -> None: ...
@@ -1103,7 +1049,6 @@ class DDPMScheduler(first_order.DDPMScheduler):
         *,
         variance_noise: Any = None,
     ) -> DDPMSchedulerOutput[A]: ...
-
 class FlowMatchEulerDiscreteScheduler(flow.FlowMatchEulerDiscreteScheduler):
     def __init__(
         self,
@@ -1119,7 +1064,7 @@ class FlowMatchEulerDiscreteScheduler(flow.FlowMatchEulerDiscreteScheduler):
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
-        time_shift_type: Literal["exponential", "linear"] = "exponential",
+        time_shift_type: Literal['exponential', 'linear'] = 'exponential',
         stochastic_sampling: bool | None = False,
         *,
         sde_eta: float = 0.0,
@@ -1192,7 +1137,6 @@ class FlowMatchEulerDiscreteScheduler(flow.FlowMatchEulerDiscreteScheduler):
         *,
         variance_noise: Any = None,
     ) -> FlowMatchEulerDiscreteSchedulerOutput[A]: ...
-
 class FlowMatchHeunDiscreteScheduler(flow.FlowMatchHeunDiscreteScheduler):
     def __init__(
         self,
@@ -1213,7 +1157,7 @@ class FlowMatchHeunDiscreteScheduler(flow.FlowMatchHeunDiscreteScheduler):
         s_tmin: float = 0.0,
         s_tmax: float = ...,
         s_noise: float = 1.0,
-        variable: str = "ratio",
+        variable: str = 'ratio',
         from_start: bool | None = False,
     ) -> Plan: ...
     def set_timesteps(
@@ -1229,7 +1173,7 @@ class FlowMatchHeunDiscreteScheduler(flow.FlowMatchHeunDiscreteScheduler):
         s_tmin: float = 0.0,
         s_tmax: float = ...,
         s_noise: float = 1.0,
-        variable: str = "ratio",
+        variable: str = 'ratio',
         from_start: bool | None = False,
     ) -> None: ...
     @overload
@@ -1262,14 +1206,13 @@ class FlowMatchHeunDiscreteScheduler(flow.FlowMatchHeunDiscreteScheduler):
         *,
         variance_noise: Any = None,
     ) -> FlowMatchHeunDiscreteSchedulerOutput[A]: ...
-
 class Scheduler(generic.Scheduler):
     def __init__(
         self,
-        sampler: str = "dpmpp_multistep",
-        schedule: str = "scaled_linear",
-        spacing: str = "trailing",
-        prediction_type: str = "epsilon",
+        sampler: str = 'dpmpp_multistep',
+        schedule: str = 'scaled_linear',
+        spacing: str = 'trailing',
+        prediction_type: str = 'epsilon',
         num_train_timesteps: int = 1000,
         sampler_options: dict[str, Any] | None = None,
         schedule_options: dict[str, Any] | None = None,
@@ -1277,7 +1220,7 @@ class Scheduler(generic.Scheduler):
         steps_offset: int = 0,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
-        final_sigmas_type: Literal["zero", "sigma_min"] = "zero",
+        final_sigmas_type: Literal['zero', 'sigma_min'] = 'zero',
         shift: float = 1.0,
         clip_sample_range: float | None = None,
         dynamic_thresholding_ratio: float | None = None,
@@ -1298,7 +1241,7 @@ class Scheduler(generic.Scheduler):
         corrector: str | tuple[Any, ...] | None = None,
         eta: float = 0.0,
         use_clipped_model_output: bool | None = False,
-        variance: str = "fixed_small",
+        variance: str = 'fixed_small',
         draw_last: bool | None = False,
         solver_order: int = 2,
         ramp_down: bool | None = False,
@@ -1312,17 +1255,17 @@ class Scheduler(generic.Scheduler):
         icoeff: float = 1.0,
         dcoeff: float = 0.0,
         accept_safety: float = 0.81,
-        solver_type: str = "midpoint",
-        third_order: Literal["published", "exact"] = "published",
+        solver_type: str = 'midpoint',
+        third_order: Literal['published', 'exact'] = 'published',
         euler_at_final: bool | None = False,
         lower_order_final: bool = True,
         aligned: bool | None = False,
         r: float = 0.5,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         sigma_data: float = 0.5,
         spare: float = 0.0,
         dt: float = 0.0,
-        variable: str = "ratio",
+        variable: str = 'ratio',
         from_start: bool | None = False,
         predict_v: bool | None = False,
         idle: bool | None = False,
@@ -1349,7 +1292,7 @@ class Scheduler(generic.Scheduler):
         corrector: str | tuple[Any, ...] | None = None,
         eta: float = 0.0,
         use_clipped_model_output: bool | None = False,
-        variance: str = "fixed_small",
+        variance: str = 'fixed_small',
         draw_last: bool | None = False,
         solver_order: int = 2,
         ramp_down: bool | None = False,
@@ -1363,17 +1306,17 @@ class Scheduler(generic.Scheduler):
         icoeff: float = 1.0,
         dcoeff: float = 0.0,
         accept_safety: float = 0.81,
-        solver_type: str = "midpoint",
-        third_order: Literal["published", "exact"] = "published",
+        solver_type: str = 'midpoint',
+        third_order: Literal['published', 'exact'] = 'published',
         euler_at_final: bool | None = False,
         lower_order_final: bool = True,
         aligned: bool | None = False,
         r: float = 0.5,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         sigma_data: float = 0.5,
         spare: float = 0.0,
         dt: float = 0.0,
-        variable: str = "ratio",
+        variable: str = 'ratio',
         from_start: bool | None = False,
         predict_v: bool | None = False,
         idle: bool | None = False,
@@ -1409,7 +1352,6 @@ class Scheduler(generic.Scheduler):
         *,
         variance_noise: Any = None,
     ) -> OriginalSampleOutput[A]: ...
-
 class KarrasVeScheduler(karras_ve.KarrasVeScheduler):
     def __init__(
         self,
@@ -1434,7 +1376,7 @@ class KarrasVeScheduler(karras_ve.KarrasVeScheduler):
         s_tmin: float = 0.0,
         s_tmax: float = ...,
         s_noise: float = 1.0,
-        variable: str = "ratio",
+        variable: str = 'ratio',
         from_start: bool | None = False,
     ) -> Plan: ...
     def set_timesteps(
@@ -1450,10 +1392,9 @@ class KarrasVeScheduler(karras_ve.KarrasVeScheduler):
         s_tmin: float = 0.0,
         s_tmax: float = ...,
         s_noise: float = 1.0,
-        variable: str = "ratio",
+        variable: str = 'ratio',
         from_start: bool | None = False,
     ) -> None: ...
-
 class IPNDMScheduler(linear_multistep.IPNDMScheduler):
     def __init__(
         self,
@@ -1510,19 +1451,18 @@ class IPNDMScheduler(linear_multistep.IPNDMScheduler):
         generator: Any = None,
         variance_noise: Any = None,
     ) -> SchedulerOutput[A]: ...
-
 class PNDMScheduler(linear_multistep.PNDMScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'linear',
         trained_betas: Any = None,
         skip_prk_steps: bool | None = False,
         set_alpha_to_one: bool | None = False,
-        prediction_type: str = "epsilon",
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading",
+        prediction_type: str = 'epsilon',
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'leading',
         steps_offset: int = 0,
         *,
         compatibility: Literal["paper", "diffusers"] = "paper",
@@ -1576,21 +1516,20 @@ class PNDMScheduler(linear_multistep.PNDMScheduler):
         generator: Any = None,
         variance_noise: Any = None,
     ) -> SchedulerOutput[A]: ...
-
 class DPMSolverSDEScheduler(midpoint.DPMSolverSDEScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'linear',
         trained_betas: Any = None,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
         noise_sampler_seed: int | Sequence[int] | None = None,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace",
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'linspace',
         steps_offset: int = 0,
         *,
         sigma_min: float | None = None,
@@ -1648,20 +1587,19 @@ class DPMSolverSDEScheduler(midpoint.DPMSolverSDEScheduler):
         generator: Any = None,
         variance_noise: Any = None,
     ) -> DPMSolverSDESchedulerOutput[A]: ...
-
 class KDPM2AncestralDiscreteScheduler(midpoint.KDPM2AncestralDiscreteScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'linear',
         trained_betas: Any = None,
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
-        prediction_type: str = "epsilon",
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace",
+        prediction_type: str = 'epsilon',
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'linspace',
         steps_offset: int = 0,
         *,
         sigma_min: float | None = None,
@@ -1715,20 +1653,19 @@ class KDPM2AncestralDiscreteScheduler(midpoint.KDPM2AncestralDiscreteScheduler):
         *,
         variance_noise: Any = None,
     ) -> KDPM2AncestralDiscreteSchedulerOutput[A]: ...
-
 class KDPM2DiscreteScheduler(midpoint.KDPM2DiscreteScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'linear',
         trained_betas: Any = None,
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
-        prediction_type: str = "epsilon",
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace",
+        prediction_type: str = 'epsilon',
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'linspace',
         steps_offset: int = 0,
         *,
         sigma_min: float | None = None,
@@ -1786,32 +1723,31 @@ class KDPM2DiscreteScheduler(midpoint.KDPM2DiscreteScheduler):
         generator: Any = None,
         variance_noise: Any = None,
     ) -> KDPM2DiscreteSchedulerOutput[A]: ...
-
 class DEISMultistepScheduler(multistep.DEISMultistepScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'linear',
         trained_betas: Any = None,
         solver_order: Literal[1, 2, 3, 4, 5, 6, 7, 8, 9] = 2,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         thresholding: bool | None = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
-        algorithm_type: Literal["deis", "dpmsolver", "dpmsolver++"] = "deis",
-        solver_type: Literal["logrho", "midpoint", "heun", "bh1", "bh2"] = "logrho",
+        algorithm_type: Literal['deis', 'dpmsolver', 'dpmsolver++'] = 'deis',
+        solver_type: Literal['logrho', 'midpoint', 'heun', 'bh1', 'bh2'] = 'logrho',
         lower_order_final: bool = True,
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
         use_flow_sigmas: bool | None = False,
         flow_shift: float = 1.0,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace",
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'linspace',
         steps_offset: int = 0,
         use_dynamic_shifting: bool | None = False,
-        time_shift_type: Literal["exponential", "linear"] = "exponential",
+        time_shift_type: Literal['exponential', 'linear'] = 'exponential',
         *,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
@@ -1866,24 +1802,21 @@ class DEISMultistepScheduler(multistep.DEISMultistepScheduler):
         generator: Any = None,
         variance_noise: Any = None,
     ) -> SchedulerOutput[A]: ...
-
 class DPMSolverMultistepInverseScheduler(multistep.DPMSolverMultistepInverseScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'linear',
         trained_betas: Any = None,
         solver_order: Literal[1, 2, 3] = 2,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         thresholding: bool | None = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
-        algorithm_type: Literal[
-            "dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis"
-        ] = "dpmsolver++",
-        solver_type: Literal["midpoint", "heun", "logrho", "bh1", "bh2"] = "midpoint",
+        algorithm_type: Literal['dpmsolver', 'dpmsolver++', 'sde-dpmsolver', 'sde-dpmsolver++', 'deis'] = 'dpmsolver++',
+        solver_type: Literal['midpoint', 'heun', 'logrho', 'bh1', 'bh2'] = 'midpoint',
         lower_order_final: bool = True,
         euler_at_final: bool | None = False,
         use_karras_sigmas: bool | None = False,
@@ -1892,19 +1825,11 @@ class DPMSolverMultistepInverseScheduler(multistep.DPMSolverMultistepInverseSche
         use_flow_sigmas: bool | None = False,
         flow_shift: float = 1.0,
         lambda_min_clipped: float = ...,
-        variance_type: Literal[
-            None,
-            "fixed_small",
-            "fixed_small_log",
-            "fixed_large",
-            "fixed_large_log",
-            "learned",
-            "learned_range",
-        ] = None,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace",
+        variance_type: Literal[None, 'fixed_small', 'fixed_small_log', 'fixed_large', 'fixed_large_log', 'learned', 'learned_range'] = None,
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'linspace',
         steps_offset: int = 0,
         *,
-        third_order: Literal["published", "exact"] = "published",
+        third_order: Literal['published', 'exact'] = 'published',
         sigma_min: float | None = None,
         sigma_max: float | None = None,
         compatibility: Literal["paper", "diffusers"] = "paper",
@@ -1919,8 +1844,8 @@ class DPMSolverMultistepInverseScheduler(multistep.DPMSolverMultistepInverseSche
         strength: float = 1.0,
         solver_order: int = 2,
         eta: float = 0.0,
-        solver_type: str = "midpoint",
-        third_order: Literal["published", "exact"] = "published",
+        solver_type: str = 'midpoint',
+        third_order: Literal['published', 'exact'] = 'published',
         ramp_down: bool | None = False,
         euler_at_final: bool | None = False,
         corrector: str | tuple[Any, ...] | None = None,
@@ -1936,8 +1861,8 @@ class DPMSolverMultistepInverseScheduler(multistep.DPMSolverMultistepInverseSche
         xp: Any = None,
         solver_order: int = 2,
         eta: float = 0.0,
-        solver_type: str = "midpoint",
-        third_order: Literal["published", "exact"] = "published",
+        solver_type: str = 'midpoint',
+        third_order: Literal['published', 'exact'] = 'published',
         ramp_down: bool | None = False,
         euler_at_final: bool | None = False,
         corrector: str | tuple[Any, ...] | None = None,
@@ -1963,24 +1888,21 @@ class DPMSolverMultistepInverseScheduler(multistep.DPMSolverMultistepInverseSche
         variance_noise: Any = None,
         return_dict: bool = True,
     ) -> SchedulerOutput[A]: ...
-
 class DPMSolverMultistepScheduler(multistep.DPMSolverMultistepScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'linear',
         trained_betas: Any = None,
         solver_order: Literal[1, 2, 3] = 2,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         thresholding: bool | None = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
-        algorithm_type: Literal[
-            "dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis"
-        ] = "dpmsolver++",
-        solver_type: Literal["midpoint", "heun", "logrho", "bh1", "bh2"] = "midpoint",
+        algorithm_type: Literal['dpmsolver', 'dpmsolver++', 'sde-dpmsolver', 'sde-dpmsolver++', 'deis'] = 'dpmsolver++',
+        solver_type: Literal['midpoint', 'heun', 'logrho', 'bh1', 'bh2'] = 'midpoint',
         lower_order_final: bool = True,
         euler_at_final: bool | None = False,
         use_karras_sigmas: bool | None = False,
@@ -1989,24 +1911,16 @@ class DPMSolverMultistepScheduler(multistep.DPMSolverMultistepScheduler):
         use_lu_lambdas: bool | None = False,
         use_flow_sigmas: bool | None = False,
         flow_shift: float = 1.0,
-        final_sigmas_type: Literal["zero", "sigma_min"] = "zero",
+        final_sigmas_type: Literal['zero', 'sigma_min'] = 'zero',
         lambda_min_clipped: float = ...,
-        variance_type: Literal[
-            None,
-            "fixed_small",
-            "fixed_small_log",
-            "fixed_large",
-            "fixed_large_log",
-            "learned",
-            "learned_range",
-        ] = None,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace",
+        variance_type: Literal[None, 'fixed_small', 'fixed_small_log', 'fixed_large', 'fixed_large_log', 'learned', 'learned_range'] = None,
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'linspace',
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool | None = False,
         use_dynamic_shifting: bool | None = False,
-        time_shift_type: Literal["exponential", "linear"] = "exponential",
+        time_shift_type: Literal['exponential', 'linear'] = 'exponential',
         *,
-        third_order: Literal["published", "exact"] = "published",
+        third_order: Literal['published', 'exact'] = 'published',
         sigma_min: float | None = None,
         sigma_max: float | None = None,
         compatibility: Literal["paper", "diffusers"] = "paper",
@@ -2022,8 +1936,8 @@ class DPMSolverMultistepScheduler(multistep.DPMSolverMultistepScheduler):
         mu: float | None = None,
         solver_order: int = 2,
         eta: float = 0.0,
-        solver_type: str = "midpoint",
-        third_order: Literal["published", "exact"] = "published",
+        solver_type: str = 'midpoint',
+        third_order: Literal['published', 'exact'] = 'published',
         ramp_down: bool | None = False,
         euler_at_final: bool | None = False,
         corrector: str | tuple[Any, ...] | None = None,
@@ -2040,8 +1954,8 @@ class DPMSolverMultistepScheduler(multistep.DPMSolverMultistepScheduler):
         xp: Any = None,
         solver_order: int = 2,
         eta: float = 0.0,
-        solver_type: str = "midpoint",
-        third_order: Literal["published", "exact"] = "published",
+        solver_type: str = 'midpoint',
+        third_order: Literal['published', 'exact'] = 'published',
         ramp_down: bool | None = False,
         euler_at_final: bool | None = False,
         corrector: str | tuple[Any, ...] | None = None,
@@ -2067,21 +1981,18 @@ class DPMSolverMultistepScheduler(multistep.DPMSolverMultistepScheduler):
         variance_noise: Any = None,
         return_dict: bool = True,
     ) -> SchedulerOutput[A]: ...
-
 class RePaintScheduler(repaint.RePaintScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: Literal[
-            "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"
-        ] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2', 'sigmoid'] = 'linear',
         eta: float = 0.0,
         trained_betas: Any = None,
         clip_sample: bool = True,
         *,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         clip_sample_range: float = 1.0,
         compatibility: Literal["paper", "diffusers"] = "paper",
         xp: Any = None,
@@ -2112,7 +2023,6 @@ class RePaintScheduler(repaint.RePaintScheduler):
         eta: float = 0.0,
         late: float = 0.0,
     ) -> None: ...
-
 class ScoreSdeVeScheduler(score_sde.ScoreSdeVeScheduler):
     def __init__(
         self,
@@ -2153,7 +2063,6 @@ class ScoreSdeVeScheduler(score_sde.ScoreSdeVeScheduler):
         correct_steps: int = 1,
         per_sample: bool | None = False,
     ) -> None: ...
-
 class ScoreSdeVpScheduler(score_sde.ScoreSdeVpScheduler):
     def __init__(
         self,
@@ -2187,17 +2096,16 @@ class ScoreSdeVpScheduler(score_sde.ScoreSdeVpScheduler):
         dt: float = 0.0,
         corrector: str | tuple[Any, ...] | None = None,
     ) -> None: ...
-
 class EulerAncestralDiscreteScheduler(sigma.EulerAncestralDiscreteScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'linear',
         trained_betas: Any = None,
-        prediction_type: str = "epsilon",
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace",
+        prediction_type: str = 'epsilon',
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'linspace',
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool | None = False,
         *,
@@ -2250,27 +2158,26 @@ class EulerAncestralDiscreteScheduler(sigma.EulerAncestralDiscreteScheduler):
         *,
         variance_noise: Any = None,
     ) -> EulerAncestralDiscreteSchedulerOutput[A]: ...
-
 class EulerDiscreteScheduler(sigma.EulerDiscreteScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'linear',
         trained_betas: Any = None,
-        prediction_type: str = "epsilon",
-        interpolation_type: Literal["linear", "log_linear"] = "linear",
+        prediction_type: str = 'epsilon',
+        interpolation_type: Literal['linear', 'log_linear'] = 'linear',
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace",
-        timestep_type: Literal["discrete", "continuous"] = "discrete",
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'linspace',
+        timestep_type: Literal['discrete', 'continuous'] = 'discrete',
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool | None = False,
-        final_sigmas_type: Literal["zero", "sigma_min"] = "zero",
+        final_sigmas_type: Literal['zero', 'sigma_min'] = 'zero',
         *,
         compatibility: Literal["paper", "diffusers"] = "paper",
         xp: Any = None,
@@ -2287,7 +2194,7 @@ class EulerDiscreteScheduler(sigma.EulerDiscreteScheduler):
         s_tmax: float = ...,
         s_noise: float = 1.0,
         corrector: str | tuple[Any, ...] | None = None,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         sigma_data: float = 0.5,
         spare: float = 0.0,
     ) -> Plan: ...
@@ -2305,7 +2212,7 @@ class EulerDiscreteScheduler(sigma.EulerDiscreteScheduler):
         s_tmax: float = ...,
         s_noise: float = 1.0,
         corrector: str | tuple[Any, ...] | None = None,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         sigma_data: float = 0.5,
         spare: float = 0.0,
     ) -> None: ...
@@ -2339,22 +2246,21 @@ class EulerDiscreteScheduler(sigma.EulerDiscreteScheduler):
         *,
         variance_noise: Any = None,
     ) -> EulerDiscreteSchedulerOutput[A]: ...
-
 class HeunDiscreteScheduler(sigma.HeunDiscreteScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.00085,
         beta_end: float = 0.012,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "exp"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2', 'exp'] = 'linear',
         trained_betas: Any = None,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
         clip_sample: bool | None = False,
         clip_sample_range: float = 1.0,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace",
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'linspace',
         steps_offset: int = 0,
         *,
         sigma_min: float | None = None,
@@ -2374,7 +2280,7 @@ class HeunDiscreteScheduler(sigma.HeunDiscreteScheduler):
         s_tmin: float = 0.0,
         s_tmax: float = ...,
         s_noise: float = 1.0,
-        variable: str = "ratio",
+        variable: str = 'ratio',
         from_start: bool | None = False,
     ) -> Plan: ...
     def set_timesteps(
@@ -2391,7 +2297,7 @@ class HeunDiscreteScheduler(sigma.HeunDiscreteScheduler):
         s_tmin: float = 0.0,
         s_tmax: float = ...,
         s_noise: float = 1.0,
-        variable: str = "ratio",
+        variable: str = 'ratio',
         from_start: bool | None = False,
     ) -> None: ...
     @overload
@@ -2416,20 +2322,19 @@ class HeunDiscreteScheduler(sigma.HeunDiscreteScheduler):
         generator: Any = None,
         variance_noise: Any = None,
     ) -> HeunDiscreteSchedulerOutput[A]: ...
-
 class LMSDiscreteScheduler(sigma.LMSDiscreteScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'linear',
         trained_betas: Any = None,
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
-        prediction_type: str = "epsilon",
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace",
+        prediction_type: str = 'epsilon',
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'linspace',
         steps_offset: int = 0,
         *,
         sigma_min: float | None = None,
@@ -2487,43 +2392,32 @@ class LMSDiscreteScheduler(sigma.LMSDiscreteScheduler):
         generator: Any = None,
         variance_noise: Any = None,
     ) -> LMSDiscreteSchedulerOutput[A]: ...
-
 class DPMSolverSinglestepScheduler(singlestep.DPMSolverSinglestepScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'linear',
         trained_betas: Any = None,
         solver_order: Literal[1, 2, 3] = 2,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         thresholding: bool | None = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
-        algorithm_type: Literal[
-            "dpmsolver", "dpmsolver++", "sde-dpmsolver++", "deis"
-        ] = "dpmsolver++",
-        solver_type: Literal["midpoint", "heun", "logrho", "bh1", "bh2"] = "midpoint",
+        algorithm_type: Literal['dpmsolver', 'dpmsolver++', 'sde-dpmsolver++', 'deis'] = 'dpmsolver++',
+        solver_type: Literal['midpoint', 'heun', 'logrho', 'bh1', 'bh2'] = 'midpoint',
         lower_order_final: bool | None = False,
         use_karras_sigmas: bool | None = False,
         use_exponential_sigmas: bool | None = False,
         use_beta_sigmas: bool | None = False,
         use_flow_sigmas: bool | None = False,
         flow_shift: float = 1.0,
-        final_sigmas_type: Literal["zero", "sigma_min"] = "zero",
+        final_sigmas_type: Literal['zero', 'sigma_min'] = 'zero',
         lambda_min_clipped: float = ...,
-        variance_type: Literal[
-            None,
-            "fixed_small",
-            "fixed_small_log",
-            "fixed_large",
-            "fixed_large_log",
-            "learned",
-            "learned_range",
-        ] = None,
+        variance_type: Literal[None, 'fixed_small', 'fixed_small_log', 'fixed_large', 'fixed_large_log', 'learned', 'learned_range'] = None,
         use_dynamic_shifting: bool | None = False,
-        time_shift_type: Literal["exponential", "linear"] = "exponential",
+        time_shift_type: Literal['exponential', 'linear'] = 'exponential',
         *,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
@@ -2540,7 +2434,7 @@ class DPMSolverSinglestepScheduler(singlestep.DPMSolverSinglestepScheduler):
         mu: float | None = None,
         solver_order: int = 2,
         eta: float = 0.0,
-        solver_type: str = "midpoint",
+        solver_type: str = 'midpoint',
         lower_order_final: bool = True,
         aligned: bool | None = False,
     ) -> Plan: ...
@@ -2556,7 +2450,7 @@ class DPMSolverSinglestepScheduler(singlestep.DPMSolverSinglestepScheduler):
         xp: Any = None,
         solver_order: int = 2,
         eta: float = 0.0,
-        solver_type: str = "midpoint",
+        solver_type: str = 'midpoint',
         lower_order_final: bool = True,
         aligned: bool | None = False,
     ) -> None: ...
@@ -2582,22 +2476,21 @@ class DPMSolverSinglestepScheduler(singlestep.DPMSolverSinglestepScheduler):
         *,
         variance_noise: Any = None,
     ) -> SchedulerOutput[A]: ...
-
 class UniPCMultistepScheduler(unipc.UniPCMultistepScheduler):
     def __init__(
         self,
         num_train_timesteps: int = 1000,
         beta_start: float = 0.0001,
         beta_end: float = 0.02,
-        beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear",
+        beta_schedule: Literal['linear', 'scaled_linear', 'squaredcos_cap_v2'] = 'linear',
         trained_betas: Any = None,
         solver_order: Literal[1, 2, 3, 4, 5, 6, 7, 8, 9] = 2,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         thresholding: bool | None = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
         predict_x0: bool = True,
-        solver_type: Literal["bh1", "bh2", "midpoint", "heun", "logrho"] = "bh2",
+        solver_type: Literal['bh1', 'bh2', 'midpoint', 'heun', 'logrho'] = 'bh2',
         lower_order_final: bool = True,
         disable_corrector: Sequence[int] | bool = [],
         solver_p: Any = None,
@@ -2606,12 +2499,12 @@ class UniPCMultistepScheduler(unipc.UniPCMultistepScheduler):
         use_beta_sigmas: bool | None = False,
         use_flow_sigmas: bool | None = False,
         flow_shift: float = 1.0,
-        timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace",
+        timestep_spacing: Literal['linspace', 'leading', 'trailing'] = 'linspace',
         steps_offset: int = 0,
-        final_sigmas_type: Literal["zero", "sigma_min"] = "zero",
+        final_sigmas_type: Literal['zero', 'sigma_min'] = 'zero',
         rescale_betas_zero_snr: bool | None = False,
         use_dynamic_shifting: bool | None = False,
-        time_shift_type: Literal["exponential", "linear"] = "exponential",
+        time_shift_type: Literal['exponential', 'linear'] = 'exponential',
         sigma_min: float | None = None,
         sigma_max: float | None = None,
         shift_terminal: float | None = None,
@@ -2631,7 +2524,7 @@ class UniPCMultistepScheduler(unipc.UniPCMultistepScheduler):
         corrector: str | tuple[Any, ...] | None = None,
         eta: float = 0.0,
         use_clipped_model_output: bool | None = False,
-        variance: str = "fixed_small",
+        variance: str = 'fixed_small',
         draw_last: bool | None = False,
         solver_order: int = 2,
         ramp_down: bool | None = False,
@@ -2645,17 +2538,17 @@ class UniPCMultistepScheduler(unipc.UniPCMultistepScheduler):
         icoeff: float = 1.0,
         dcoeff: float = 0.0,
         accept_safety: float = 0.81,
-        solver_type: str = "midpoint",
-        third_order: Literal["published", "exact"] = "published",
+        solver_type: str = 'midpoint',
+        third_order: Literal['published', 'exact'] = 'published',
         euler_at_final: bool | None = False,
         lower_order_final: bool = True,
         aligned: bool | None = False,
         r: float = 0.5,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         sigma_data: float = 0.5,
         spare: float = 0.0,
         dt: float = 0.0,
-        variable: str = "ratio",
+        variable: str = 'ratio',
         from_start: bool | None = False,
         predict_v: bool | None = False,
         idle: bool | None = False,
@@ -2683,7 +2576,7 @@ class UniPCMultistepScheduler(unipc.UniPCMultistepScheduler):
         corrector: str | tuple[Any, ...] | None = None,
         eta: float = 0.0,
         use_clipped_model_output: bool | None = False,
-        variance: str = "fixed_small",
+        variance: str = 'fixed_small',
         draw_last: bool | None = False,
         solver_order: int = 2,
         ramp_down: bool | None = False,
@@ -2697,17 +2590,17 @@ class UniPCMultistepScheduler(unipc.UniPCMultistepScheduler):
         icoeff: float = 1.0,
         dcoeff: float = 0.0,
         accept_safety: float = 0.81,
-        solver_type: str = "midpoint",
-        third_order: Literal["published", "exact"] = "published",
+        solver_type: str = 'midpoint',
+        third_order: Literal['published', 'exact'] = 'published',
         euler_at_final: bool | None = False,
         lower_order_final: bool = True,
         aligned: bool | None = False,
         r: float = 0.5,
-        prediction_type: str = "epsilon",
+        prediction_type: str = 'epsilon',
         sigma_data: float = 0.5,
         spare: float = 0.0,
         dt: float = 0.0,
-        variable: str = "ratio",
+        variable: str = 'ratio',
         from_start: bool | None = False,
         predict_v: bool | None = False,
         idle: bool | None = False,
@@ -2743,7 +2636,6 @@ class UniPCMultistepScheduler(unipc.UniPCMultistepScheduler):
         generator: Any = None,
         variance_noise: Any = None,
     ) -> SchedulerOutput[A]: ...
-
 class VQDiffusionScheduler(vq_diffusion.VQDiffusionScheduler):
     def __init__(
         self,

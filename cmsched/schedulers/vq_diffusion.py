@@ -22,7 +22,12 @@ Array = Any
 
 def _table(kind: int, cumulative: bool) -> Any:
     """Return the property that shows one table of the process."""
-    return property(lambda self: self.show(self._logs(cumulative)[kind]))
+    what = ("is kept", "becomes a given class", "is masked")[kind]
+    until = (
+        "from the data to each step of the chain, the data last" if cumulative else "in each step"
+    )
+    doc = f"Log of the probability that a token {what} {until}."
+    return property(lambda self: self.show(self._logs(cumulative)[kind]), doc=doc)
 
 
 def is_chain(c: FrozenDict) -> None:

@@ -88,6 +88,10 @@ def register(name: str, cls: type[Schedule]) -> None:
 def make_schedule(curve: str, **options: Any) -> Schedule:
     """Return a schedule by name: a curve of SCHEDULES, or a name in BETA_SCHEDULES for its betas.
 
+    Args:
+        curve: the name; `help(cmsched.Scheduler)` says what each is for.
+        **options: fields of its class (num_train_timesteps, sigma_min, frame, ...).
+
     Raises:
         ValueError: unknown name or option; the message names the nearest known one.
     """
