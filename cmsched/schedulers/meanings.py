@@ -223,7 +223,7 @@ SAMPLERS: Mapping[str, str] = {
     "pcoeff": "proportional coefficient of the step-size controller.",
     "icoeff": "integral coefficient of the step-size controller.",
     "dcoeff": "derivative coefficient of the step-size controller.",
-    "accept_safety": "least factor by which a step may shrink and still be accepted, in (0, 1).",
+    "accept_safety": "least factor by which a step may shrink and still be accepted.",
 }
 
 # the parts of `cmsched.Scheduler`, by name
@@ -233,7 +233,7 @@ SCHEDULES: Mapping[str, str] = {
     "squaredcos_cap_v2": "betas of the cosine schedule (arXiv:2102.09672), at most 0.999.",
     "sigmoid": "betas on a sigmoid (GeoDiff).",
     "laplace": "betas of a Laplace distribution of log SNR (arXiv:2407.03297).",
-    "exp": "betas of exp(-12 t), for audio.",
+    "exp": "betas of alpha_bar = exp(-12 t) (Shap-E).",
     "betas": "any of these, or betas of one's own: schedule_options trained_betas, beta_schedule, "
     "frame.",
     "cosine": "alpha = cos(pi t / 2), t in [0, 1]: continuous v models (arXiv:2202.00512).",

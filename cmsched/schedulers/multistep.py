@@ -293,7 +293,7 @@ class DEISMultistepScheduler(SolverScheduler):
     meanings: ClassVar = {
         "algorithm_type": "DEIS; others of files mean it as well.",
         "solver_type": "its polynomial is in log rho; others of files mean it as well.",
-        "solver_order": "order of the solver: how many estimates a step is made from; 2 or 3.",
+        "solver_order": "order of the solver: how many estimates a step is made from.",
     }
     options: ClassVar = {
         **solvers.OPTIONS,

@@ -113,6 +113,7 @@ class UniPCMultistepScheduler(SolverScheduler):
     """
 
     meanings: ClassVar = {
+        "lower_order_final": "lower the order towards the end, to 1 in the last step.",
         "solver_type": 'the function B(h) of the paper: "bh1", h; "bh2", e^h - 1, better but '
         "on very few "
         "steps.",
