@@ -35,7 +35,7 @@ BENCHMARKS = (
 
 # What is about numba or about all that a step may be asked for; a plain sum is rounded otherwise.
 COMPILED = (
-    "test_fused or one_loop or (test_torch and not no_double and not one_graph)"
+    "test_fused or test_jitted or one_loop or (test_torch and not no_double and not one_graph)"
     " or every_execution or lower_precision or arguments_are or finished or nan_stays or resume"
     " or different_steps or independence or interleaved or threads or callback or transition"
 )
@@ -195,7 +195,7 @@ def fast(session: nox.Session) -> None:
     run_shared(
         session,
         *("-m", "pytest", "-n", "2", "-k", COMPILED),
-        *(f"tests/test_{name}.py" for name in ("fused", "noise", "torch", "engine")),
+        *(f"tests/test_{name}.py" for name in ("fused", "jitted", "noise", "torch", "engine")),
         *session.posargs,
         PYTHONPATH=install_fast(session),
         CMSCHED_LEAST="1",

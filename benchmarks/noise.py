@@ -164,15 +164,15 @@ def main() -> None:
     import jax
     import torch
 
-    from cmsched.backends import fused
+    from cmsched.backends import jitted
 
     jax.config.update("jax_enable_x64", True)
     torch.set_num_threads(given.threads)
     torch._dynamo.config.recompile_limit = 64  # one function for all shapes of the race
     warnings.simplefilter("ignore")
     if given.no_numba:
-        fused.numba = lambda: None
-    with_numba = fused.numba() is not None
+        jitted.numba, jitted.installed = lambda: None, lambda: False
+    with_numba = jitted.numba() is not None
     records = []
     for size in SIZES[: 2 if given.short else 3]:
         for dtype in DTYPES:

@@ -86,7 +86,7 @@ def contestants(size: int) -> dict[str, Callable[[], Any]]:
         "JAX": by_hand(2),
         "JAX, one result": by_hand(1),
     }
-    if fused.numba() is not None:
+    if jitted.numba() is not None:
         ways["numba"] = in_one_pass(fused.compiled)
     return ways
 

@@ -18,7 +18,7 @@ from problems import a_plan, network, start_of, traced_variants
 
 import cmsched
 from cmsched import backends
-from cmsched.backends import base, fused
+from cmsched.backends import base, fused, jitted
 
 NUMPY = backends.named("numpy")
 needs_numba = pytest.mark.skipif(not find_spec("numba"), reason="numba is not installed")
@@ -37,7 +37,8 @@ def use(monkeypatch, way, least=1):
 
         monkeypatch.setattr(torch_rows, "THREADS", 1 << 20)  # however many this machine has
     if way != "numba":
-        monkeypatch.setattr(fused, "numba", lambda: "wired" if way == "wired" else None)
+        monkeypatch.setattr(jitted, "numba", lambda: "wired" if way == "wired" else None)
+        monkeypatch.setattr(jitted, "installed", lambda: way == "wired")
         monkeypatch.setattr(fused, "compiled", fused.blocks)
     taken, evaluate = [], fused.evaluate
 

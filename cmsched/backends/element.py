@@ -12,10 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from cmsched.backends import fused, threefry
+from cmsched.backends import jitted, threefry
 
-# From how many elements on numba's loop is used: compiling it takes a second or two, once.
-LEAST = 1 << 14
+# Elements of a sample from which on numba's loop draws: there a draw is 3 ms shorter, and importing
+# numba takes as long as some hundred of these. By the sample, not the array, and for good, as the
+# normals of the two ways differ by a rounding. In a graph that is being compiled, where numba is
+# not, a kernel of PyTorch's compiler draws from fewer on.
+LEAST = 1 << 18
+LEAST_IN_GRAPH = 1 << 14
 
 LN2 = (6.93147180369123816490e-01, 1.90821492927058770002e-10)  # its sum; the first is a short one
 LOG32 = (
@@ -140,15 +144,11 @@ def compiled(dtype: str, unit: bool) -> Callable[..., None]:
     choose = "{a} if {condition} else {b}"
     mapped = uniform() if unit else normal(dtype, logarithm(dtype), choose)
     lines = ["x0 = high", "x1 = uint32(low + uint32(i))", *words(), *mapped, "out[i] = r"]
-    text = ["def draw(k0, k1, high, low, out):", "    for i in range(out.size):"]
-    text += [f"        {line}" for line in lines]
-    integer = {"float32": np.int32, "float64": np.int64}[dtype]
-    space = {"uint32": np.uint32, "int32": np.int32, "integer": integer, "sqrt": math.sqrt}
-    space["real"] = np.dtype(dtype).type
-    exec("\n".join(text), space)
-    numba: Any = fused.numba()
-    function: Callable[..., None] = numba.njit(nogil=True, error_model="numpy")(space["draw"])
-    return function
+    integer = {"float32": "int32", "float64": "int64"}[dtype]
+    text = ["from math import sqrt", f"from numpy import int32, uint32, {integer} as integer"]
+    text += [f"from numpy import {dtype} as real", "def kernel(k0, k1, high, low, out):"]
+    text += ["    for i in range(out.size):", *(f"        {line}" for line in lines)]
+    return jitted.compiled("\n".join([*text, ""]))
 
 
 def pieces(first: int, count: int, most: int = 1 << 32) -> Iterator[tuple[int, int, int, int]]:

@@ -2,7 +2,7 @@
 
 A row is a few statements (value, sources): value = sum of weight * source, in turn. Written out as
 the body of one loop, they are a function that numba compiles (the extra `fast`), in about a second,
-once per structure of row and dtype; without numba, NumPy takes them block by block. Large arrays of
+once per structure of row and dtype, and keeps on disk (`jitted`); without numba, NumPy takes them block by block. Large arrays of
 NumPy, and of PyTorch on the CPU where numba is, are combined this way. Sums are rounded as those
 of `Backend.combine` are.
 """
@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from cmsched.backends import jitted
+
 # Elements, as measured by benchmarks/one_pass.py. numba's loop is as fast as the memory from 2^14
 # on, but to be compiled it takes as long as some thousand steps of LEAST save; blocks are no slower
 # than the operations one by one from LEAST_BLOCKS on.
@@ -20,16 +22,6 @@ LEAST = 1 << 18
 LEAST_BLOCKS, BLOCK = 1 << 21, 1 << 16
 
 Statements = tuple[tuple[int, tuple[int, ...]], ...]
-
-
-@lru_cache
-def numba() -> Any | None:
-    """Give numba, or None where it is not installed; imported at first use."""
-    try:
-        import numba
-    except ImportError:
-        return None
-    return numba
 
 
 @lru_cache(maxsize=256)
@@ -51,7 +43,7 @@ def suits(values: Sequence[Any], statements: Statements, dtype: Any, rows: int =
     x = values[0]
     if x.size < LEAST or str(dtype) not in ("float32", "float64"):
         return False
-    if numba() is None and (x.size < LEAST_BLOCKS or x.size < rows * BLOCK):
+    if jitted.numba() is None and (x.size < LEAST_BLOCKS or x.size < rows * BLOCK):
         return False
     return all(
         type(v) is np.ndarray and v.dtype == dtype and v.shape == x.shape and v.flags.c_contiguous
@@ -73,7 +65,7 @@ def evaluate(
     read = [values[n].reshape(rows, -1) for n in read_by(statements, looked_at)]
     for array in read:  # as numba knows a type of array for what may be written, and another
         array.flags.writeable = False
-    run = compiled if numba() is not None else blocks
+    run = compiled if jitted.numba() is not None else blocks
     run(statements, wanted)(weights, *read, *(out.reshape(rows, -1) for out in results.values()))
     return results
 
@@ -99,12 +91,7 @@ def compiled(statements: Statements, wanted: tuple[int, ...]) -> Callable[..., N
         f"        for i in range({arrays[0]}.shape[1]):",
         *(f"            {line}" for line in lines),
     ]
-    space: dict[str, Any] = {}
-    exec("\n".join(text), space)
-    function: Callable[..., None] = numba().njit(  # type: ignore[union-attr]
-        nogil=True, error_model="numpy"
-    )(space["kernel"])
-    return function
+    return jitted.compiled("\n".join([*text, ""]))
 
 
 @lru_cache(maxsize=256)

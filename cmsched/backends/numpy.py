@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cmsched.backends import brownian, element, fused, threefry
+from cmsched.backends import brownian, element, fused, jitted, threefry
 from cmsched.backends.base import Array, Backend, DType
 from cmsched.backends.threefry import NoiseSpec, Stream
 
@@ -191,7 +191,7 @@ def first_elements(batch: int, parts: int, size: int) -> list[int]:
 
 def uses_numba(size: int) -> bool:
     """Tell whether numba's loop draws samples of this size: a batch that is split goes one way."""
-    return size >= element.LEAST and fused.numba() is not None
+    return size >= element.LEAST and jitted.numba() is not None
 
 
 def draw(out: np.ndarray, key: np.ndarray, first: list[int], uniform: bool, alone: bool) -> None:

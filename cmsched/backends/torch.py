@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from cmsched.backends import fused, threefry, torch_noise, torch_rows
+from cmsched.backends import fused, jitted, threefry, torch_noise, torch_rows
 from cmsched.backends.base import Array, Backend, DType
 from cmsched.backends.numpy import BACKEND as NUMPY
 from cmsched.backends.threefry import NoiseSpec, Stream
@@ -123,7 +123,7 @@ class TorchBackend(Backend):
             for k, w in enumerate(own)
         ]
         written = torch_rows.compile_source(structure, work.copies, work.results)(*numbers)
-        if fused.numba() is None:
+        if not jitted.installed():
             return written
         in_one_pass = NUMPY.kernel(work, self.dtype_name(dtype))
 
@@ -138,7 +138,7 @@ class TorchBackend(Backend):
 
     def execute(self, fn: Callable[..., Any], static: Any, *trees: Any) -> Any:
         """Call `fn(static, *trees)`, with large tensors on the CPU in one pass where numba is."""
-        if torch.compiler.is_compiling() or fused.numba() is None:
+        if torch.compiler.is_compiling() or not jitted.installed():
             return fn(static, *trees)
         leaves: list[Any] = []
         torch_rows.tree_map(leaves.append, trees)

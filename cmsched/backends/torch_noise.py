@@ -14,7 +14,7 @@ import array_api_compat.torch
 import numpy as np
 import torch
 
-from cmsched.backends import element, fused, threefry
+from cmsched.backends import element, jitted, threefry
 
 MOST = 1 << 30  # elements of a row at once: counted in 32 bits
 
@@ -29,7 +29,7 @@ def keys(stream: threefry.Stream, purpose: int, batch: int, device: torch.device
 
 def worthwhile(size: int) -> bool:
     """Tell whether the CPU should compile for samples of this size, which takes some seconds."""
-    return size >= element.LEAST and fused.numba() is None and "cpu" not in _uncompiled
+    return size >= element.LEAST_IN_GRAPH and not jitted.installed() and "cpu" not in _uncompiled
 
 
 def draw(key: torch.Tensor, size: int, dtype: torch.dtype, uniform: bool) -> torch.Tensor:
