@@ -23,7 +23,7 @@ def contestants(size: int) -> dict[str, Callable[[], Any]]:
     import torch
 
     import cmsched
-    from cmsched.backends import fused, torch_rows
+    from cmsched.backends import fused, jitted, torch_rows
     from cmsched.rows import row_weights
 
     plan = cmsched.DPMSolverMultistepScheduler().plan(10)

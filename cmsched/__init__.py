@@ -20,12 +20,15 @@ from .engine import (
     init,
     join,
     model_input,
+    move,
+    remaining,
     run,
     sample,
     step,
     take,
     trajectory,
     transition,
+    warm,
 )
 from .grids import Grid
 from .guidance import guide, rescale_guidance
@@ -35,7 +38,8 @@ from .predictions import Prediction
 from .recipe import Recipe
 from .samplers import register
 from .schedules import Point, make_schedule
-from .tables import Stack, Table, stack
+from .stacks import Stack, stack
+from .tables import Table
 
 if TYPE_CHECKING:
     from .schedulers.typed import *  # noqa: F403
@@ -68,7 +72,9 @@ __all__ = [
     "make_plan",
     "make_schedule",
     "model_input",
+    "move",
     "register",
+    "remaining",
     "rescale_guidance",
     "run",
     "sample",
@@ -77,6 +83,7 @@ __all__ = [
     "take",
     "trajectory",
     "transition",
+    "warm",
 ]
 __all__ += LATER
 

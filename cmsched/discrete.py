@@ -15,6 +15,7 @@ p(x_0 | x_t) itself. Arrays of tokens are (batch, ...), arrays over classes (bat
 """
 
 import itertools
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -25,7 +26,7 @@ import numpy as np
 
 from .backends import Backend, resolve
 from .checks import check_count, check_nonnegative
-from .engine.checks import backend_of, check_index, check_kind
+from .engine.checks import at_hand, backend_of, check_index, check_kind
 from .noise import standard_uniform
 
 __all__ = ["TokenPlan", "log_transitions", "posterior", "sample", "spread", "step"]
@@ -34,6 +35,7 @@ Array = Any
 Model = Callable[[Array, Array], Array]
 
 LOG_ZERO = math.log(1e-30)  # stands for log 0 in arrays, as in the reference: no inf - inf
+VERSION = "token plan 1"  # of its JSON
 MOST = 1_000_000  # times
 LEAST = 1e-12  # a smaller beta is what rounding left over
 
@@ -117,6 +119,27 @@ class TokenPlan:
     def __len__(self) -> int:
         """Return the number of evaluations."""
         return len(self.timesteps)
+
+    def to_json(self) -> str:
+        """Return the plan as JSON, from which `from_json` makes an equal one.
+
+        The rows are for readers without cmsched: see `docs/porting.md`.
+        """
+        made_of = {field.name: getattr(self, field.name) for field in fields(self)}
+        rows = [row._asdict() for row in self.rows]
+        return json.dumps({"cmsched": VERSION, **made_of, "rows": rows}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TokenPlan":
+        """Return the plan that `to_json` wrote; a text that is not one raises ValueError."""
+        try:
+            data = json.loads(text)
+            if data["cmsched"] != VERSION:
+                raise ValueError(f'expected "cmsched": "{VERSION}", got {data["cmsched"]!r}')
+            made_of = {field.name: data[field.name] for field in fields(cls)}
+            return cls(**{**made_of, "timesteps": tuple(made_of["timesteps"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"not a token plan: {type(error).__name__}: {error}") from error
 
     @property
     def mask_class(self) -> int:
@@ -385,12 +408,6 @@ def entry(backend: Backend, table: Array, index: Any) -> Array:
     at = backend.clip(index, 0, table.shape[0] - 1)
     entries = backend.xp.take(table, backend.xp.reshape(at, (-1,)), axis=0)
     return backend.xp.reshape(entries, (*index.shape, *table.shape[1:]))
-
-
-def at_hand(backend: Backend, x: Array) -> bool:
-    """Return whether looking at the values of x waits for no device."""
-    here = backend.kernel_applies(x) and str(backend.device(x)) == "cpu"
-    return backend.name == "numpy" or (here and not backend.traced(x))
 
 
 def check_tokens(plan: TokenPlan, tokens: Array) -> Backend:

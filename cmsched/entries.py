@@ -10,9 +10,9 @@ import numpy as np
 from . import samplers
 from .lowering import lower, union_of_terms
 from .plan import PLAN_CACHE_SIZE, Plan
-from .rows import Layout, Row, Start, value_keys
+from .rows import Layout, Row, Start, renumbered, value_keys
 from .schedules import Point
-from .tables import FIRST, NEXT, ROW, Table, host_table
+from .tables import FIRST, LEFT, NEXT, ROW, Table, host_table
 from .tracing import trace
 
 __all__ = ["entry_table"]
@@ -68,6 +68,7 @@ def entry_table(plan: Plan, beside: Plan | None = None) -> Table:
     for column, first, count in leads:
         where[NEXT, column + count - 1] = first + count
         where[ROW, column : column + count] = np.arange(first, first + count) + 1  # draws as there
+        where[LEFT, column : column + count] = where[LEFT, first : first + count]
     return host
 
 
@@ -87,7 +88,7 @@ def _with_rows_of(plan: Plan, beside: Plan) -> Table:
     needs_x0, scaled = one.needs_x0 or other.needs_x0, one.scaled or other.scaled
     layout = dataclasses.replace(other, needs_x0=needs_x0, scaled=scaled)
     heads = [
-        Head(renumbered(p.rows, p.layout, layout), p.start, Beginning(p.grid.points[:1], scale))
+        Head(in_numbers_of(p.rows, p.layout, layout), p.start, Beginning(p.grid.points[:1], scale))
         for p in (plan, beside)
         for scale in [p.grid.init_scale]
     ]
@@ -98,6 +99,7 @@ def _with_rows_of(plan: Plan, beside: Plan) -> Table:
     where[FIRST, : n + len(beside)] = [*range(n), *range(first, first + len(beside))]
     below = [int(np.count_nonzero(times >= row.point.t)) for row in beside.rows]
     where[NEXT, first : first + len(beside)] = below  # n, the end, where there is none
+    where[LEFT, first : first + len(beside)] = where[LEFT, below] + 1
     return host
 
 
@@ -121,7 +123,7 @@ def _head(plan: Plan, k: int, first: int) -> Head:
                 f"a run from step {k} takes {len(rows)} evaluations, the whole run {left} from"
                 " there: one table cannot hold both; begin with plan.skip(k)"
             )
-        rows = renumbered(rows if whole else rows[:-oldest], layout, plan.layout)
+        rows = in_numbers_of(rows if whole else rows[:-oldest], layout, plan.layout)
         there = plan.rows[first : None if whole else first + len(rows)]
         pairs = zip(rows, there, strict=True)
         own = [i for i, (row, same) in enumerate(pairs, start=1) if _work(row) != _work(same)]
@@ -138,22 +140,12 @@ def _work(row: Row) -> tuple[Any, ...]:
     return row.point, row.estimate, row.draws, row.program
 
 
-def renumbered(rows: tuple[Row, ...], old: Layout, new: Layout) -> tuple[Row, ...]:
+def in_numbers_of(rows: tuple[Row, ...], old: Layout, new: Layout) -> tuple[Row, ...]:
     """Return rows with the value numbers of a layout that has the same values and more."""
-    places = {name: v for v, name in enumerate(value_keys(new))}
+    places = set(value_keys(new))
     if more := [name for name in value_keys(old) if name not in places]:
         raise ValueError(
             f"a run that begins later has values that the whole run has not ({more}): one table"
             " cannot hold both; begin with plan.skip(k)"
         )
-    to = [places[name] for name in value_keys(old)]
-    return tuple(
-        row._replace(
-            draws=tuple((to[v], draw) for v, draw in row.draws),
-            program=tuple(
-                (to[value], tuple(to[v] for v in sources), weights, regions)
-                for value, sources, weights, regions in row.program
-            ),
-        )
-        for row in rows
-    )
+    return renumbered(rows, old, new)

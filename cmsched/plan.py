@@ -63,7 +63,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Make what is filled later now, for torch.compile (see `Layout`)."""
-        _ = self._kernels, self._times, self._tables
+        _ = self._kernels, self._times, self._tables, self._blocks
 
     @cached_property
     def _key(self) -> tuple[Any, ...]:
@@ -150,6 +150,16 @@ class Plan:
             return self._kernels.setdefault(key, (work, kernel))
 
     @cached_property
+    def fingerprint(self) -> str:
+        """What tells plans apart that are stacked: sampler, options, times and levels."""
+        points = [f"{p.t:.6g} {p.alpha:.6g} {p.sigma:.6g} {p.scale:.6g}" for p in self.points]
+        return f"{self.sampler} {sorted(self.options.items())} {self.prediction} {points}"
+
+    @cached_property
+    def _blocks(self) -> dict[Layout, Any]:
+        return {}
+
+    @cached_property
     def _kernels(self) -> dict[tuple[Any, ...], tuple[Work, Any]]:
         return {}
 
@@ -199,7 +209,7 @@ class Plan:
     def to_json(self) -> str:
         """Return the plan as JSON, from which `Plan.from_json` makes an equal one.
 
-        The rows are for readers without cmsched: `cmsched/interop/onnx.md` says what each key means
+        The rows are for readers without cmsched: `docs/porting.md` says what each key means
         and has a loop that runs on them. A sampler without a table has none (null).
         """
         return listing.to_json(self)

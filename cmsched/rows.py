@@ -4,6 +4,7 @@ A row is a short straight-line program over numbered values (see `Layout`): a fe
 combinations, then which values become (sample, *memory).
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ __all__ = [
     "Term",
     "Work",
     "implied",
+    "padded",
     "program_of",
+    "renumbered",
     "row_weights",
     "value_keys",
     "work_of",
@@ -58,6 +61,8 @@ class Layout:
     masked: bool  # whether a mask is given
     scaled: bool  # whether the network's input is scaled anywhere
     prediction: Prediction
+    stacked: bool = False  # whether an index says of which plan it is, see `tables.host_table`
+    clips_by_row: bool = False  # whether the bounds of clipping are in the table
 
     def __post_init__(self) -> None:
         """Count now: torch.compile cannot trace the lock that a cached property takes."""
@@ -114,6 +119,10 @@ class Layout:
         """Places of the values that a step computes, draws or is given, and of copies."""
         results = len(self.slots) + 2
         return (None,) * (self.next_sample + 1 - self.first_draw + results)
+
+    def sized_as(self, other: "Layout") -> bool:
+        """Whether both number the same values alike."""
+        return value_keys(self) == value_keys(other)
 
     @property
     def stochastic(self) -> bool:
@@ -241,6 +250,86 @@ def work_of(layout: Layout, row: Row, estimate: bool, owned: bool = True) -> Wor
 
 def _everywhere(sources: tuple[int, ...]) -> tuple[int, ...]:
     return (EVERYWHERE,) * len(sources)
+
+
+def padded(one: Layout, other: Layout) -> Layout:
+    """Return a layout that has the arrays of both: what a row does not use has weight 0.
+
+    The network is told integers if those of all are; a projection, a boundary and a variance head
+    are there if one has them, and the bounds of clipping are in the table where they differ.
+
+    Raises:
+        ValueError: one has given arrays, a mask or a thresholding that the other has not; they
+            store arrays of one name from different values.
+    """
+    ours, theirs = one.prediction, other.prediction
+    for what, a, b in (
+        ("given arrays", one.given, other.given),
+        ("masks", one.masked, other.masked),
+        ("thresholdings", ours.threshold, theirs.threshold),
+    ):
+        if a != b:
+            raise ValueError(f"their {what} differ ({b!r}, not {a!r})")
+    clips = [c for c in (ours.clip, theirs.clip) if c is not None]
+    scaling = ours.timestep_scaling if theirs.timestep_scaling is None else theirs.timestep_scaling
+    prediction = dataclasses.replace(
+        ours,
+        clip=max(clips, default=None),
+        timestep_scaling=scaling,
+        variance_head=ours.variance_head or theirs.variance_head,
+    )
+    learned = dict.fromkeys(sorted({rank for rank, _ in (*one.draws, *other.draws)}), False)
+    for rank, own in (*one.draws, *other.draws):
+        learned[rank] |= own
+    wide = dataclasses.replace(
+        one,
+        slots=tuple(sorted({*one.slots, *other.slots})),
+        draws=tuple(learned.items()),
+        n_stored_sums=max(one.n_stored_sums, other.n_stored_sums),
+        needs_x0=one.needs_x0 or other.needs_x0,
+        sums=(),
+        stores_from=(),
+        start_draws=tuple(sorted({*one.start_draws, *other.start_draws})),
+        integral=one.integral and other.integral,
+        scaled=one.scaled or other.scaled,
+        prediction=prediction,
+        clips_by_row=one.clips_by_row or other.clips_by_row or ours.clip != theirs.clip,
+    )
+    filled: dict[tuple[str, int, int], int] = {}
+    terms: dict[int, set[tuple[int, int]]] = {}
+    for layout in (one, other):
+        new = renumbering(layout, wide)
+        for slot, source in zip(layout.slots, layout.stores_from, strict=True):
+            if filled.setdefault(slot, new[source]) != new[source]:
+                raise ValueError(f"they store {slot} from different values")
+        for value, sources in enumerate(layout.sums, start=layout.x0):
+            terms.setdefault(new[value], set()).update((new[v], region) for v, region in sources)
+    if prediction.projects:  # then the estimate is none of the sums
+        terms[wide.x0] = set()
+    sums = [sorted(terms.get(v, ())) for v in range(wide.x0, wide.next_sample + 1)]
+    stores_from = tuple(filled[slot] for slot in wide.slots)
+    return dataclasses.replace(wide, sums=tuple(map(tuple, sums)), stores_from=stores_from)
+
+
+def renumbering(layout: Layout, wide: Layout) -> dict[int, int]:
+    """Return the numbers that the values of a layout have in one that contains it."""
+    keys = {key: number for number, key in enumerate(value_keys(wide))}
+    return {number: keys[key] for number, key in enumerate(value_keys(layout))}
+
+
+def renumbered(rows: Iterable[Row], layout: Layout, wide: Layout) -> tuple[Row, ...]:
+    """Return rows of a layout in the numbers of one that contains it, to be a table's columns."""
+    new = renumbering(layout, wide)
+    return tuple(
+        row._replace(
+            draws=tuple((new[value], draw) for value, draw in row.draws),
+            program=tuple(
+                (new[value], tuple(new[v] for v in sources), weights, regions)
+                for value, sources, weights, regions in row.program
+            ),
+        )
+        for row in rows
+    )
 
 
 def implied(prediction: Prediction, at: Point) -> tuple[float, float, float, float, float]:

@@ -1,21 +1,29 @@
 """The array form of plans: a table with a column for every evaluation of one plan or of several."""
 
-import dataclasses
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .backends import pytree, resolve
 from .backends.brownian import cell
-from .rows import EVERYWHERE, SAMPLE, Layout, Row, implied, row_weights
+from .predictions import Prediction
+from .rows import (
+    EVERYWHERE,
+    SAMPLE,
+    Layout,
+    Row,
+    implied,
+    renumbered,
+    row_weights,
+)
 
 __all__ = [
     "ALPHA",
     "ALPHA_SIGMA",
+    "COLUMNS",
     "ESTIMATE",
     "FIRST",
     "FIRST_INTERVAL",
@@ -23,15 +31,15 @@ __all__ = [
     "FIRST_WEIGHT",
     "IMPLIED",
     "INIT_SCALE",
+    "LEFT",
     "NEXT",
+    "NOBODY",
     "ROW",
     "SCALE",
     "SIGMA",
     "TIME",
-    "Stack",
     "Table",
     "host_table",
-    "stack",
     "to_device",
 ]
 
@@ -39,17 +47,22 @@ Array = Any
 
 # What the rows of `Table.numbers` are, see `column_of`: then come learned ranges, then weights.
 SCALE, TIME = 0, 1
-ESTIMATE = range(2, 6)  # p, q, c_skip, c_out
-ALPHA, SIGMA = 6, 7
-IMPLIED = range(8, 13)  # of eps and v, see `rows.implied`
-FIRST_LEARNED = 13
+ESTIMATE = range(2, 7)  # p, q, c_skip, c_out, the bound of clipping
+ALPHA, SIGMA = 7, 8
+IMPLIED = range(9, 14)  # of eps and v, see `rows.implied`
+FIRST_LEARNED = 14
 # And those of `Table.where`: then come two rows a draw, where its interval begins and ends.
-NEXT, ROW, FIRST = 0, 1, 2
-FIRST_INTERVAL = 3
+NEXT, ROW, FIRST, LEFT = 0, 1, 2, 3
+FIRST_INTERVAL = 4
 # And those of `Table.start`: then come the weights of the start and its draws.
 INIT_SCALE = 0
 ALPHA_SIGMA = range(1, 3)
 FIRST_WEIGHT = 3
+# An index of a stack is COLUMNS mark + column, where the mark says which plan begins where: a state
+# that is used with another stack than its own does not take its numbers for those of its plan.
+COLUMNS = 1 << 18
+MARKS = (1 << 13) - 2  # 0 is the index that somebody wrote, NOBODY one that no plan has
+NOBODY = MARKS + 1
 
 
 class Table:
@@ -57,9 +70,10 @@ class Table:
 
     `numbers` has a column an evaluation, see `column_of`, and one more a plan for its end, which
     repeats the sample. `where` holds whole numbers: the next column; the row number that names the
-    draws; the column where plan k begins, in place k (-1: there is none); the times at which each
-    draw's interval begins and ends (see `brownian`), equal where it has none. `start` holds, in the
-    columns of a plan: init scale, alpha, sigma, then the weights of the start and its draws.
+    draws; the column where plan k begins, in place k (-1: there is none); how many evaluations are
+    left; the times at which each draw's interval begins and ends (see `brownian`), equal where it
+    has none. Columns that indices name are marked where the layout is stacked. `start` holds, in
+    the columns of a plan: init scale, alpha, sigma, then the weights of the start and its draws.
     """
 
     __slots__ = ("layout", "numbers", "start", "where")
@@ -113,158 +127,70 @@ pytree(
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Stack:
-    """Several plans as one table, for a batch whose rows run different ones; see `stack`.
-
-    Args:
-        plans: in the order of the numbers that `init` takes as `which`.
-        layout: what their rows compute and store, the same for all.
-        capacity: columns of the table, of which the plans need one per evaluation.
-    """
-
-    plans: tuple[Any, ...]
-    layout: Layout
-    capacity: int  # columns of the table
-
-    def __post_init__(self) -> None:
-        """Make what is filled later now, as a plan does."""
-        _ = self._host, self._tables
-
-    def __len__(self) -> int:
-        """Return the number of network evaluations of the longest plan."""
-        return max(map(len, self.plans))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the plans, and none of what is on devices."""
-        return stack, (self.plans, self.capacity)
-
-    def __repr__(self) -> str:
-        """Return the stack in a line, with the first plans."""
-        shown = ", ".join(map(repr, self.plans[:3])) + ", ..." * (len(self.plans) > 3)
-        return f"Stack({len(self.plans)} plans, capacity {self.capacity}: {shown})"
-
-    def on(self, like: Array) -> Table:
-        """Return the table on the device of `like`, as `Plan.on` does."""
-        return to_device(self._host, like, self._tables)
-
-    @cached_property
-    def _host(self) -> Table:
-        return host_table(self.layout, self.plans, self.capacity)
-
-    @cached_property
-    def _tables(self) -> dict[Any, Table]:
-        return {}
-
-
-def stack(plans: Sequence[Any], capacity: int | None = None) -> Stack:
-    """Return plans as one, which goes wherever a plan goes with an array index.
-
-    `init(stack([a, b]), noise, which=k)` starts each row on the plan that the integers k name, of
-    shape (batch,); rows may come and go at any time (`take`, `join`). A stack that begins with the
-    same plans continues the same states. Where rows draw noise, give `rng=` a list with one
-    `cmsched.Rng` per row, or noise follows the place in the batch instead of the request.
-
-    Args:
-        plans: plans of one layout: the same sampler, prediction and stored arrays.
-        capacity: columns that the table is padded to, one an evaluation and one more a plan. Within
-            it, another stack of the same layout does not recompile what took this one.
-
-    Raises:
-        TypeError: an entry is no plan, or one without a table.
-        ValueError: no plans; layouts differ; capacity is too small.
-    """
-    if not isinstance(plans, Iterable):
-        raise TypeError(
-            f"plans is {type(plans).__name__}: pass a sequence, such as [scheduler.plan(n)]"
-        )
-    plans = tuple(plans)
-    if not plans:
-        raise ValueError("plans is empty: a stack needs at least one plan")
-    for i, plan in enumerate(plans):
-        if not hasattr(plan, "rows"):
-            raise TypeError(f"plans[{i}] is {type(plan).__name__}: make it with scheduler.plan(n)")
-        _ = plan.layout  # which raises where there is none
-    layout = plans[0].layout
-    for i, plan in enumerate(plans[1:], 1):
-        layout = _merged(layout, plan.layout, i)
-    need = sum(len(plan) + 1 for plan in plans)
-    if capacity is not None and (not isinstance(capacity, int | np.integer) or capacity < need):
-        raise ValueError(
-            f"capacity={capacity!r}: these plans need {need} columns, one an evaluation and one"
-            " more a plan; pass an int of at least that"
-        )
-    return Stack(plans, layout, int(capacity or need))
-
-
-MUST_MATCH = {
-    "slots": "stored arrays",
-    "draws": "draws",
-    "start_draws": "draws before the first evaluation",
-    "given": "given arrays",
-    "masked": "mask",
-    "n_stored_sums": "kept combinations",
-    "integral": "kind of model time (integral or not)",
-    "prediction": "prediction",
-}
-
-
-def _merged(one: Layout, other: Layout, i: int) -> Layout:
-    """Return the layout of both: the union of their terms, or raise where they store others."""
-    for name, what in MUST_MATCH.items():
-        a, b = getattr(one, name), getattr(other, name)
-        if a != b:
-            raise ValueError(
-                f"plans[{i}] has another layout than plans[0]: its {what} differ ({b!r}, not"
-                f" {a!r}); it stores {_stored(other)}, plans[0] {_stored(one)}. Stack plans of one"
-                " sampler and configuration (those of very few steps may store less: give them"
-                " more steps), and batch others apart"
-            )
-    pairs = zip(one.sums, other.sums, strict=True)
-    return dataclasses.replace(
-        one,
-        needs_x0=one.needs_x0 or other.needs_x0,
-        scaled=one.scaled or other.scaled,
-        sums=tuple(tuple(sorted({*a, *b})) for a, b in pairs),
-    )
-
-
-def _stored(layout: Layout) -> str:
-    """Return the names of the stored arrays."""
-    names = [f"{kind}{rank}" if kind == "k" else kind for kind, rank, _ in layout.slots]
-    ages = [age for _, _, age in layout.slots]
-    return ", ".join(f"{name}[-{age}]" for name, age in zip(names, ages, strict=True)) or "nothing"
-
-
 def host_table(layout: Layout, plans: Sequence[Any], capacity: int) -> Table:
     """Return the table of plans (or of what has rows, grid and start as they have) in NumPy."""
     firsts = np.cumsum([0, *(len(plan.rows) + 1 for plan in plans)])
-    blocks, used = [], int(firsts[-1])
+    used = int(firsts[-1])
     start = np.zeros((FIRST_WEIGHT + 1 + len(layout.start_draws), capacity))
     where = np.zeros((FIRST_INTERVAL + 2 * len(layout.draws), capacity), np.int32)
     where[NEXT] = np.arange(capacity)  # a column after the last plan leads nowhere
     where[FIRST, : len(plans)], where[FIRST, len(plans) :] = firsts[:-1], -1
-    for plan, first in zip(plans, firsts.tolist(), strict=False):
-        n = len(plan.rows)
-        rows = [column_of(layout, row) for row in plan.rows]
-        blocks.append(np.stack([*rows, _end(layout, rows[-1])], axis=1))
+    blocks = []
+    for k, (plan, first) in enumerate(zip(plans, firsts.tolist(), strict=False)):
+        n, here = len(plan.rows), slice(first, first + len(plan.rows) + 1)
+        block, begin, intervals = _block(layout, plan)
+        blocks.append(block)
+        start[:, here] = begin[:, None]  # wherever a row starts in it
         where[NEXT, first : first + n] += 1
-        where[ROW, first : first + n + 1] = np.arange(1, n + 2)
-        for i, row in enumerate(plan.rows):
-            for value, draw in row.draws:
-                if draw.interval is not None:
-                    k = FIRST_INTERVAL + 2 * (value - layout.first_draw)
-                    where[k : k + 2, first + i] = [cell(lam) for lam in draw.interval]
-        at = plan.grid.points[0]
-        weights = {value: c for value, c, _ in plan.start.terms}
-        weighted = [weights.get(value, 0.0) for value in range(1 + len(layout.start_draws))]
-        numbers = [plan.grid.init_scale, at.alpha, at.sigma, *weighted]
-        start[:, first : first + n + 1] = np.array(numbers)[:, None]  # wherever a row starts in it
+        where[ROW, here] = np.arange(1, n + 2)
+        where[LEFT, here] = np.arange(n, -1, -1)
+        where[FIRST_INTERVAL:, here] = intervals
+        if layout.stacked:
+            where[NEXT, here] += COLUMNS * _mark(plan, first)
+            where[FIRST, k] += COLUMNS * _mark(plan, first)
     spare = np.repeat(blocks[-1][:, -1:], capacity - used, axis=1)
     found = Table(layout, np.concatenate([*blocks, spare], axis=1), where, start)
     for array in (found.numbers, found.where, found.start):
         array.flags.writeable = False
     return found
+
+
+def _block(layout: Layout, plan: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a plan's columns: of the numbers, of the start, and of the intervals of draws.
+
+    A plan keeps those of the last layouts, as servers stack the same plans again and again.
+    """
+    kept = getattr(plan, "_blocks", {})
+    if layout in kept:
+        return kept[layout]  # type: ignore[no-any-return]
+    own: Layout = getattr(plan, "layout", layout)
+    rows = plan.rows if own.sized_as(layout) else renumbered(plan.rows, own, layout)
+    columns = [column_of(layout, row, own.prediction) for row in rows]
+    intervals = np.zeros((2 * len(layout.draws), len(rows) + 1), np.int32)
+    for i, row in enumerate(rows):
+        for value, draw in row.draws:
+            if draw.interval is not None:
+                k = 2 * (value - layout.first_draw)
+                intervals[k : k + 2, i] = [cell(lam) for lam in draw.interval]
+    at = plan.grid.points[0]
+    ranks = [0, *(1 + layout.start_draws.index(rank) for rank in own.start_draws)]
+    weights = np.zeros(1 + len(layout.start_draws))
+    for value, c, _ in plan.start.terms:
+        weights[ranks[value]] = c
+    begin = np.array([plan.grid.init_scale, at.alpha, at.sigma, *weights])
+    made = np.stack([*columns, _end(layout, columns[-1])], axis=1), begin, intervals
+    if len(kept) >= 4:
+        del kept[next(iter(kept))]
+    kept[layout] = made
+    return made
+
+
+def _mark(plan: Any, first: int) -> int:
+    """Return the mark of a plan that begins at a column, the same in every process.
+
+    Of its loop in six digits: another machine's rounding is no other plan.
+    """
+    return 1 + zlib.crc32(f"{first} {plan.fingerprint}".encode()) % MARKS
 
 
 def to_device(host: Table, like: Array, cache: dict[Any, Table]) -> Table:
@@ -285,15 +211,16 @@ def to_device(host: Table, like: Array, cache: dict[Any, Table]) -> Table:
     return cache[key]
 
 
-def column_of(layout: Layout, row: Row) -> np.ndarray:
+def column_of(layout: Layout, row: Row, prediction: Prediction) -> np.ndarray:
     """Return a row as the column of a table.
 
-    Scale, t, the estimate's four numbers, alpha, sigma, the five weights of eps and v (nan where
-    the output says nothing about eps), learned ranges, the weights of all sums.
+    Scale, t, the estimate's four numbers, the bound of clipping, alpha, sigma, the five weights of
+    eps and v (nan where the output says nothing about eps), learned ranges, the weights of all
+    sums.
     """
     at = row.point
     try:
-        said = implied(layout.prediction, at)
+        said = implied(prediction, at)
     except ValueError:
         said = (math.nan, math.nan, math.nan, math.nan, math.nan)
     ranges = {v: d.log_range for v, d in row.draws}
@@ -303,7 +230,8 @@ def column_of(layout: Layout, row: Row) -> np.ndarray:
         if is_learned
         for number in ranges.get(layout.first_draw + k) or (0.0, 0.0)
     ]
-    numbers = at.scale, at.t, *row.estimate, at.alpha, at.sigma, *said
+    bound = math.inf if prediction.clip is None else prediction.clip
+    numbers = at.scale, at.t, *row.estimate, bound, at.alpha, at.sigma, *said
     return np.array([*numbers, *learned, *row_weights(layout, row)])
 
 

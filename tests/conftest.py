@@ -8,6 +8,7 @@ in one pass, so that small arrays are.
 """
 
 import os
+import shutil
 
 # Tests run in several processes: threads of their own would only get in each other's way. This must
 # be set before NumPy is loaded.
@@ -76,6 +77,7 @@ PARTS = {
     "interop": ("torch", "diffusers", "k_diffusion", "jax", "flax", "onnxruntime", "ndonnx"),
     **{name: (name,) for name in ("paddle", "mlx", "dask", "diffusers", "onnxruntime")},
 }
+TOOLS = {"node": "node", "c++": "g++"}  # other languages: programs
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ class Backend:
 @cache
 def missing(name: str) -> str:
     """Why a backend or another part cannot be used here; empty if it can."""
+    if name in TOOLS:
+        return "" if shutil.which(TOOLS[name]) else f"{TOOLS[name]} is not installed"
     modules = PARTS.get(name) or (NAMESPACES[name][0],)
     if absent := [module for module in modules if find_spec(module) is None]:
         return f"{absent[0]} is not installed"
@@ -166,7 +170,7 @@ def pytest_configure(config: pytest.Config) -> None:
         from cmsched.backends import fused
 
         fused.LEAST = fused.LEAST_BLOCKS = int(least)
-    for name in names_in("CMSCHED_REQUIRE_BACKENDS", [*NAMESPACES, *PARTS]):
+    for name in names_in("CMSCHED_REQUIRE_BACKENDS", [*NAMESPACES, *PARTS, *TOOLS]):
         if reason := missing(name):
             raise pytest.UsageError(f"CMSCHED_REQUIRE_BACKENDS names {name}, but {reason}")
     if "jax" not in left_out() and not missing("jax"):

@@ -34,6 +34,7 @@ PARTS = [
     "tables",
     "listing",
     "plan",
+    "stacks",
     "recipe",
     "entries",
     "noise",
@@ -48,7 +49,7 @@ PARTS = [
     "demo",
 ]
 ARRAYS = {
-    *("backends", "levels", "tables", "plan", "noise", "engine"),
+    *("backends", "levels", "tables", "plan", "stacks", "noise", "engine"),
     *("discrete", "guidance", "conversion", "schedulers", "interop", "jobs"),
 }
 OUTSIDE = {"numpy", "array_api_compat"}

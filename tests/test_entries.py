@@ -9,7 +9,7 @@ from problems import a_plan, given_of, network, registered, start_of, traced_var
 
 import cmsched
 from cmsched import State, entries, make_plan
-from cmsched.entries import entry_table, renumbered
+from cmsched.entries import entry_table, in_numbers_of
 from cmsched.samplers import register
 from cmsched.tables import column_of
 
@@ -34,7 +34,7 @@ def runs(plan):
     """The plan of the rest from every step; None where one cannot be made or stored beside."""
     try:
         late = [plan.skip(k) for k in range(len(plan.grid))]
-        found = [(rest, renumbered(rest.rows, rest.layout, plan.layout)) for rest in late]
+        found = [(rest, in_numbers_of(rest.rows, rest.layout, plan.layout)) for rest in late]
     except ValueError:
         return None
     left = [len(plan) - plan.steps.index(k) for k in range(len(plan.grid))]
@@ -72,7 +72,7 @@ def test_every_run_has_the_rows_of_the_plan_of_the_rest(sampler, options, n):
         for k, (rest, rows) in enumerate(runs(plan)):
             visited, first = columns_from(table, k), begins[k]
             assert len(visited) == len(rest) == len(plan) - first
-            expected = np.array([column_of(table.layout, row) for row in rows]).T
+            expected = np.array([column_of(table.layout, row, plan.prediction) for row in rows]).T
             assert np.array_equal(table.numbers[:, visited], expected, equal_nan=True)
             named = np.arange(first, len(plan)) + 1  # draws as in the whole run
             assert np.array_equal(table.row_numbers[visited], named)
@@ -135,7 +135,7 @@ def test_a_run_that_differs_late_is_traced_to_its_end():
         plan = a_plan("alternating", n=12)
         table = entry_table(plan)
         for k, (_, rows) in enumerate(runs(plan)):
-            expected = np.array([column_of(table.layout, row) for row in rows]).T
+            expected = np.array([column_of(table.layout, row, plan.prediction) for row in rows]).T
             assert np.array_equal(table.numbers[:, columns_from(table, k)], expected)
 
 
@@ -214,7 +214,9 @@ def test_rows_beside_are_those_of_a_loop_without_memory():
         assert float(table.times[column]) == row.point.t
         assert all(plan.rows[i].point.t < row.point.t for i in rest)
         np.testing.assert_allclose(
-            table.numbers[:6, column], column_of(other.layout, row)[:6], rtol=1e-12
+            table.numbers[:6, column],
+            column_of(other.layout, row, other.prediction)[:6],
+            rtol=1e-12,
         )
     with pytest.raises(ValueError, match="cannot begin anywhere: it remembers"):
         entry_table(a_plan("lms", {}, n=4), other)

@@ -26,7 +26,8 @@ KERNEL = """
 import numpy as np
 from cmsched.backends import jitted
 
-kernel = jitted.compiled("def kernel(x, out):\\n    for i in range(x.size):\\n        out[i] = 2 * x[i]\\n")
+text = ["def kernel(x, out):", "    for i in range(x.size):", "        out[i] = 2 * x[i]", ""]
+kernel = jitted.compiled("\\n".join(text))
 x = np.arange(4.0)
 kernel(x, x)
 assert x.tolist() == [0, 2, 4, 6]

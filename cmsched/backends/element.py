@@ -8,9 +8,6 @@ identical, normals as close as the logarithm is.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
-
-import numpy as np
 
 from cmsched.backends import jitted, threefry
 

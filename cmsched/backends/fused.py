@@ -2,9 +2,9 @@
 
 A row is a few statements (value, sources): value = sum of weight * source, in turn. Written out as
 the body of one loop, they are a function that numba compiles (the extra `fast`), in about a second,
-once per structure of row and dtype, and keeps on disk (`jitted`); without numba, NumPy takes them block by block. Large arrays of
-NumPy, and of PyTorch on the CPU where numba is, are combined this way. Sums are rounded as those
-of `Backend.combine` are.
+once per structure of row and dtype, and keeps on disk (`jitted`); without numba, NumPy takes them
+block by block. Large arrays of NumPy, and of PyTorch on the CPU where numba is, are combined this
+way. Sums are rounded as those of `Backend.combine` are.
 """
 
 from collections.abc import Callable, Sequence

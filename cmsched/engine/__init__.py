@@ -10,6 +10,7 @@ from .batches import join, take
 from .checks import check_like
 from .draws import draw
 from .loops import Step, run, sample, trajectory
+from .serving import move, remaining, warm
 from .start import init
 from .steps import estimate, estimate_x0, model_input, step, step_and_x0
 from .transition import Transition, transition
@@ -28,6 +29,8 @@ __all__ = [
     "init",
     "join",
     "model_input",
+    "move",
+    "remaining",
     "run",
     "sample",
     "scaled",
@@ -36,4 +39,5 @@ __all__ = [
     "take",
     "trajectory",
     "transition",
+    "warm",
 ]

@@ -1,7 +1,7 @@
 """Rows of a state coming and going: splitting and joining batches."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
@@ -9,55 +9,85 @@ from ..backends import A, Backend, resolve
 from .values import State
 
 Array = Any
+Tree = TypeVar("Tree")
+NOTHING: Any = object()  # None may be carried
 
 
-def take(state: State[A], rows: Any) -> State[A]:
-    """Return the state of some rows of the batch, in the order given.
+@overload
+def take(state: State[A], rows: Any) -> State[A]: ...
+@overload
+def take(state: State[A], rows: Any, carry: Tree) -> tuple[State[A], Tree]: ...
+def take(state: State, rows: Any, carry: Any = NOTHING) -> Any:
+    """Return the state of some rows of the batch, in the order given; and what belongs to them.
 
-    Where the loop draws noise, give `step` a list with one `cmsched.Rng` per row, and take from it
-    as well: otherwise a row's noise follows its place in the batch.
+    Where the loop draws noise, give `step` a list with one `cmsched.Rng` per row, and carry it:
+    otherwise a row's noise follows its place in the batch.
 
     Args:
         state: what `init` or `step` returned; it is not changed.
         rows: a slice, integers (negative ones count from the end), or booleans, one a row; on the
             host, or an integer array on the state's device, which is not looked at.
+        carry: whatever of the caller's has one entry a row, to be taken along: arrays of the
+            state's framework or of NumPy, batch first (conditioning, guidance scales), lists (keys,
+            requests), and dictionaries and tuples of these. If given, (state, carry) is returned.
 
     Raises:
-        TypeError: rows is none of these.
-        ValueError: the sample has no batch axis, or no such row.
+        TypeError: rows is none of these; lists and NumPy arrays, and rows on a device.
+        ValueError: the sample has no batch axis, or no such row; something carried has another
+            number of rows.
     """
     sample, memory, index = state
     backend = resolve(sample)
     if not sample.shape:
         raise ValueError("the sample has shape (), and so no rows: use a batch axis, (batch, ...)")
+    host = None
     if isinstance(rows, slice | Sequence | np.ndarray) and not isinstance(rows, str | bytes):
-        rows = _numbers(rows, sample.shape[0])
-        rows = backend.to_device_of(rows.astype(np.int32), sample)
+        host = _numbers(rows, sample.shape[0])
+        rows = backend.to_device_of(host.astype(np.int32), sample)
     elif not _are_integers(backend, rows):
         raise TypeError(
             f"rows={rows!r} does not say which rows: use a slice (one row is slice(k, k + 1)),"
             " integers or booleans on the host, or an int32 or int64 array of"
             f" {backend.name}, along one axis"
         )
+
+    def along(x: Any) -> Any:
+        if not isinstance(x, list) and not (isinstance(x, np.ndarray) and backend.name != "numpy"):
+            return backend.xp.take(x, rows, axis=0)
+        if host is None:
+            raise TypeError(
+                f"carry has a {type(x).__name__}, and rows is on a device: give rows on the host,"
+                f" or carry arrays of {backend.name} only"
+            )
+        return [x[k] for k in host.tolist()] if isinstance(x, list) else x[host]
+
     if not isinstance(index, int) and index.shape:
-        index = backend.xp.take(index, rows, axis=0)
-    return State(
-        backend.xp.take(sample, rows, axis=0),
-        tuple(backend.xp.take(x, rows, axis=0) for x in memory),
-        index,
-    )
+        index = along(index)
+    taken = State(along(sample), tuple(map(along, memory)), index)
+    if carry is NOTHING:
+        return taken
+    return taken, _carried(lambda x: along(_checked(x, sample.shape[0], "carry")), carry)
 
 
-def join(states: Sequence[State[A]]) -> State[A]:
+@overload
+def join(states: Sequence[State[A]]) -> State[A]: ...
+@overload
+def join(states: Sequence[State[A]], carry: Sequence[Tree]) -> tuple[State[A], Tree]: ...
+def join(states: Sequence[State], carry: Any = NOTHING) -> Any:
     """Return one state with the rows of several, which one plan or stack then steps together.
 
     Their loops may stand anywhere: indices are of shape (batch,) or (batch, frames), as `init` with
     `which=` or `index=` makes them. States with int indices join where these are equal.
 
+    Args:
+        states: what `init`, `step` and `take` returned.
+        carry: what belongs to the rows of each, as in `take`, one tree a state, all alike. If
+            given, (state, carry) is returned.
+
     Raises:
-        TypeError: no sequence of states; frameworks differ.
+        TypeError: no sequence of states; frameworks differ; trees are not alike.
         ValueError: none; other shapes, dtypes or devices; other numbers of stored arrays; indices
-            that cannot stand beside each other.
+            that cannot stand beside each other; something carried has another number of rows.
     """
     found = tuple(states) if isinstance(states, Iterable) else ()
     if not found or not all(isinstance(state, State) for state in found):
@@ -67,14 +97,62 @@ def join(states: Sequence[State[A]]) -> State[A]:
     for i, state in enumerate(states):
         _check_alike(backend, first, state, i)
 
-    def along(parts: list[Array]) -> Array:
-        return backend.xp.concat(parts, axis=0)
+    def along(parts: Sequence[Any]) -> Any:
+        if isinstance(parts[0], list):
+            return [x for part in parts for x in part]
+        if isinstance(parts[0], np.ndarray):
+            return np.concatenate(parts)
+        return backend.xp.concat(list(parts), axis=0)
 
-    return State(
+    joined = State(
         along([state.sample for state in states]),
-        tuple(map(along, map(list, zip(*(state.memory for state in states), strict=True)))),
+        tuple(map(along, zip(*(state.memory for state in states), strict=True))),
         first.index if isinstance(first.index, int) else along([s.index for s in states]),
     )
+    if carry is NOTHING:
+        return joined
+    trees = list(carry)
+    if len(trees) != len(states):
+        raise ValueError(f"carry holds {len(trees)} trees for {len(states)} states: give one each")
+
+    def beside(*parts: Any) -> Any:
+        counts = [state.sample.shape[0] for state in states]
+        named = [
+            _checked(x, n, f"carry[{i}]")
+            for i, (x, n) in enumerate(zip(parts, counts, strict=True))
+        ]
+        return along(named)
+
+    return joined, _carried(beside, *trees)
+
+
+def _carried(fn: Callable[..., Any], *trees: Any) -> Any:
+    """Apply fn to what has rows in trees that are alike: all but dictionaries and tuples."""
+    first = trees[0]
+    if first is None or isinstance(first, dict | tuple):
+        names = [set(t) if isinstance(t, dict) else len(t or ()) for t in trees]
+        if any(type(t) is not type(first) for t in trees) or any(n != names[0] for n in names):
+            raise TypeError(f"carry holds trees that are not alike: {trees!r:.200}")
+    if first is None:
+        return None
+    if isinstance(first, dict):
+        return {name: _carried(fn, *(t[name] for t in trees)) for name in first}
+    if isinstance(first, tuple):
+        parts = [_carried(fn, *column) for column in zip(*trees, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+    return fn(*trees)
+
+
+def _checked(x: Any, rows: int, name: str) -> Any:
+    """Return what is carried, or raise unless it has an entry for each row."""
+    count = len(x) if isinstance(x, list) else (*getattr(x, "shape", ()), None)[0]
+    if count != rows:
+        found = f"{count} entries" if count is not None else "no rows"
+        raise ValueError(
+            f"{name} has a {type(x).__name__} with {found} for a batch of {rows}: carry lists and"
+            " arrays with one entry a row, in dictionaries or tuples"
+        )
+    return x
 
 
 def _are_integers(backend: Backend, rows: Any) -> bool:

@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..backends import Backend, resolve
 from ..plan import Plan
 from ..predictions import Prediction
 from ..rows import Layout, Row
-from ..tables import Stack, Table
+from ..stacks import Stack
+from ..tables import COLUMNS, Table
 from ..tracing import MASK
 from .values import Program
 
@@ -116,6 +119,31 @@ def check_index(backend: Backend, sample: Array, index: Array, name: str = "inde
         raise ValueError(
             f"{name} has shape {shape}, which does not begin the sample's {fits}: use (), (batch,)"
             " or (batch, frames)"
+        )
+
+
+def at_hand(backend: Backend, x: Array) -> bool:
+    """Return whether looking at the values of x waits for no device."""
+    here = backend.kernel_applies(x) and str(backend.device(x)) == "cpu"
+    return backend.name == "numpy" or (here and not backend.traced(x))
+
+
+def check_rows(backend: Backend, plan: Program, sample: Array, index: Array) -> None:
+    """Raise where a row is not of this stack, if that is known without waiting for a device."""
+    if plan.layout.stacked and not backend.traced() and at_hand(backend, index):
+        check_marks(np.asarray(index), np.asarray(plan.on(sample).next_columns))
+
+
+def check_marks(index: np.ndarray, following: np.ndarray) -> None:
+    """Raise where an index has the mark of a plan that does not begin there in this stack."""
+    marks, columns = index // COLUMNS, index % COLUMNS
+    known = columns < len(following)
+    wrong = (marks != 0) & ~(known & (following[columns * known] // COLUMNS == marks))
+    if np.any(wrong):
+        raise ValueError(
+            f"rows {np.argwhere(wrong)[:, 0].tolist()} of the state run plans that are not at their"
+            " places in this stack: use the stack that the state began with, one that begins with"
+            " its plans, or move(state, old, new)"
         )
 
 

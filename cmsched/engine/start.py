@@ -7,7 +7,8 @@ import numpy as np
 
 from ..backends import A, Backend
 from ..plan import Plan
-from ..tables import Stack, Table
+from ..stacks import Stack
+from ..tables import Table
 from .checks import (
     backend_of,
     check_given,

@@ -7,7 +7,15 @@ from ..backends import A, Backend, resolve
 from ..plan import Plan
 from ..predictions import Prediction
 from ..rows import Work, implied
-from .checks import check_given, check_like, check_output, checked_noise, given_names, row_at
+from .checks import (
+    check_given,
+    check_like,
+    check_output,
+    check_rows,
+    checked_noise,
+    given_names,
+    row_at,
+)
 from .draws import draw
 from .table import stepped, table_estimate, table_input
 from .values import (
@@ -41,6 +49,7 @@ def model_input(plan: Program, state: State[A]) -> tuple[A, A]:
         time = plan.time_on(x, index)  # type: ignore[union-attr]
         return scaled(resolve(x), x, row.point.scale), time
     backend = resolve(state.sample)
+    check_rows(backend, plan, state.sample, index)
     x, t = backend.execute(table_input, None, plan.on(state.sample), state)
     return state.sample if x is None else x, t
 
@@ -127,6 +136,7 @@ def _stepped(
     elif draws:
         z = draw(plan, state, rng) or ()
     if row is None:
+        check_rows(backend, plan, sample, index)
         return stepped(plan.on(sample), state, output, z, given, estimate)
     assert isinstance(plan, Plan)  # else there is no row
     arrays = sample, state.memory, output, mean, z, given

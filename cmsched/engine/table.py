@@ -3,6 +3,7 @@
 Their first argument is static, see `Backend.execute`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,12 +11,14 @@ from ..backends import Backend, resolve
 from ..rows import OUTPUT, SAMPLE
 from ..tables import (
     ALPHA_SIGMA,
+    COLUMNS,
     ESTIMATE,
     FIRST_INTERVAL,
     FIRST_LEARNED,
     FIRST_WEIGHT,
     IMPLIED,
     INIT_SCALE,
+    LEFT,
     ROW,
     SCALE,
     TIME,
@@ -46,12 +49,44 @@ def gathered(backend: Backend, numbers: Array, index: Array, like: Array) -> Arr
     return xp.reshape(picked, (numbers.shape[0], *index.shape, *ones))
 
 
+def columns_at(table: Table, index: Array) -> Array:
+    """Return the columns that an index names: without the marks of a stack, and within the table.
+
+    One that lies outside is of another stack, and `_told` that.
+    """
+    if not table.layout.stacked:
+        return index
+    return resolve(index).clip(index & (COLUMNS - 1), 0, table.numbers.shape[1] - 1)
+
+
+def table_left(_: None, table: Table, index: Array) -> Array:
+    """Return how many evaluations are left of each row, like the index."""
+    xp = resolve(index).xp
+    at = xp.reshape(columns_at(table, index), (-1,))
+    return xp.reshape(xp.take(table.where[LEFT, ...], at, axis=0), tuple(index.shape))
+
+
+def _told(table: Table, index: Array, column: Array) -> Array:
+    """Return a column, as NaN where the index has the mark of another plan."""
+    if not table.layout.stacked:
+        return column
+    backend = resolve(index)
+    at = backend.xp.reshape(columns_at(table, index), (-1,))
+    marks = backend.xp.take(table.next_columns, at, axis=0) // COLUMNS
+    own = backend.xp.reshape(index, (-1,)) // COLUMNS
+    right = (own == 0) | (own == marks)
+    right = backend.xp.reshape(right, column.shape[1:])
+    return backend.xp.where(right, column, math.nan * backend.xp.ones_like(column))
+
+
 def table_input(_: None, table: Table, state: State) -> tuple[Array | None, Array]:
     """Return the network's input, None where that is the sample itself, and the time."""
     backend = resolve(state.sample)
     xp, index = backend.xp, state.index
     layout = table.layout
-    column = gathered(backend, table.numbers[: TIME + 1, ...], index, state.sample)
+    column = gathered(
+        backend, table.numbers[: TIME + 1, ...], columns_at(table, index), state.sample
+    )
     x = None  # what passes through a compiled function may be copied
     if layout.scaled:
         x = backend.combine([state.sample], [column[SCALE, ...]], table.numbers.dtype)
@@ -65,7 +100,7 @@ def table_input(_: None, table: Table, state: State) -> tuple[Array | None, Arra
 def table_rows(_: None, table: Table, state: State) -> tuple[Array, ...]:
     """Return the row number, which names the draws, and the times of each draw: like the index."""
     backend = resolve(state.sample)
-    rows = gathered(backend, table.where, state.index, state.sample)
+    rows = gathered(backend, table.where, columns_at(table, state.index), state.sample)
     shape = tuple(state.index.shape)
     numbers = [ROW, *range(FIRST_INTERVAL, rows.shape[0])]
     return tuple(backend.xp.reshape(rows[i, ...], shape) for i in numbers)
@@ -84,7 +119,7 @@ def table_start(
     """Return the first sample."""
     backend = resolve(noise)
     acc = table.start.dtype
-    column = gathered(backend, table.start, index, noise)
+    column = gathered(backend, table.start, columns_at(table, index), noise)
     if x0 is None:
         start = backend.combine([noise], [column[INIT_SCALE, ...]], acc)
     else:
@@ -127,7 +162,8 @@ def table_step(
     backend = resolve(state.sample)
     layout, sample = table.layout, state.sample
     acc, dtype = table.numbers.dtype, sample.dtype
-    column = gathered(backend, table.numbers, state.index, sample)
+    at_column = columns_at(table, state.index)
+    column = _told(table, state.index, gathered(backend, table.numbers, at_column, sample))
     mean = mean_channels(layout.prediction, sample, output)
     values: list[Any] = [None] * (layout.next_sample + 1)
     values[SAMPLE], values[OUTPUT] = sample, mean
@@ -155,7 +191,7 @@ def table_step(
         weights = column[at:, ...]
         backend.combinations(layout.statements, layout.results, values, weights, acc)
     # the column of the end repeats the sample, whatever the network says
-    columns = backend.xp.take(table.next_columns, backend.xp.reshape(state.index, (-1,)), axis=0)
+    columns = backend.xp.take(table.next_columns, backend.xp.reshape(at_column, (-1,)), axis=0)
     next_index = backend.xp.reshape(columns, tuple(state.index.shape))
     made = [v for v in layout.stores_from if v == OUTPUT or v >= layout.first_draw]
     stored = {v: backend.astype(values[v], dtype) for v in made}
@@ -174,7 +210,7 @@ def table_step(
 def table_estimate(_: None, table: Table, state: State, output: Array) -> Estimate:
     """Return x0, eps and v."""
     backend, sample = resolve(state.sample), state.sample
-    column = gathered(backend, table.numbers, state.index, sample)
+    column = gathered(backend, table.numbers, columns_at(table, state.index), sample)
     numbers, weights = ([column[i, ...] for i in rows] for rows in (ESTIMATE, IMPLIED))
     acc = table.numbers.dtype
     return estimates(backend, table.layout, numbers, weights, sample, output, acc)
@@ -186,7 +222,7 @@ def table_std(
     """Return the standard deviation of the next sample."""
     backend = resolve(state.sample)
     layout = table.layout
-    column = gathered(backend, table.numbers, state.index, state.sample)
+    column = gathered(backend, table.numbers, columns_at(table, state.index), state.sample)
     at = FIRST_LEARNED
     draws: list[tuple[int, tuple[Any, Any] | None]] = []
     for k, (_rank, learned) in enumerate(layout.draws):

@@ -8,7 +8,8 @@ from ..backends import A, Backend
 from ..plan import Plan
 from ..predictions import Prediction
 from ..rows import EVERYWHERE, INSIDE, Layout
-from ..tables import Stack, Table
+from ..stacks import Stack
+from ..tables import Table
 from ..tracing import MASK
 
 Array = Any
@@ -75,12 +76,19 @@ def learned_std(backend: Backend, v: Array, low: Any, high: Any) -> Array:
 def estimated(
     backend: Backend, layout: Layout, numbers: Sequence[Any], sample: Array, mean: Array, dtype: Any
 ) -> Array:
-    """x0 = skip x + out project(p x + q m), in `dtype`; numbers are floats or gathered arrays."""
+    """x0 = skip x + out project(p x + q m), in `dtype`; numbers are floats or gathered arrays.
+
+    Those of a table have a fifth, the bound of clipping, for plans that differ in it.
+    """
     prediction = layout.prediction
-    p, q, skip, out = numbers
+    p, q, skip, out, *bound = numbers
     if not prediction.projects:
         return backend.combine([sample, mean], [skip + out * p, out * q], dtype)
-    x0 = project(backend, prediction, backend.combine([sample, mean], [p, q], dtype))
+    x0 = backend.combine([sample, mean], [p, q], dtype)
+    if layout.clips_by_row:
+        x0 = backend.xp.minimum(backend.xp.maximum(x0, -bound[0]), bound[0])
+    else:
+        x0 = project(backend, prediction, x0)
     if prediction.timestep_scaling is None:
         return x0
     return backend.combine([sample, x0], [skip, out], dtype)

@@ -11,6 +11,7 @@ from .. import discrete
 from ..backends import Backend, resolve
 from ..checks import check_count, host
 from ..discrete import TokenPlan
+from ..engine.checks import at_hand
 from ..frozen import FrozenDict
 from .config import REQUIRED, ConfigMixin
 from .outputs import SchedulerOutput, VQDiffusionSchedulerOutput
@@ -242,7 +243,7 @@ class VQDiffusionScheduler(ConfigMixin):
             backend = resolve(t)
             if "int" not in backend.dtype_name(t.dtype):
                 raise TypeError(f"timestep has dtype {t.dtype}: times of tokens are integers")
-            if not discrete.at_hand(backend, t) or 0 in t.shape:
+            if not at_hand(backend, t) or 0 in t.shape:
                 return t
         elif isinstance(t, bool) or not isinstance(t, int):
             raise TypeError(f"timestep must be an integer or an array of integers, got {t!r}")

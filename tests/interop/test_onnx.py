@@ -1,4 +1,4 @@
-"""ONNX Runtime as the network, plans as JSON, and loops as ONNX graphs; onnx.md keeps its word."""
+"""ONNX Runtime as the network, plans as JSON, loops as ONNX graphs; the pages keep their word."""
 
 import itertools
 import json
@@ -35,7 +35,8 @@ import cmsched
 import cmsched.interop.onnx as interop
 
 PAGE = Path(interop.__file__).with_name("onnx.md")
-TEXT = PAGE.read_text(encoding="utf-8")
+PORTING = Path(cmsched.__file__).parents[1] / "docs" / "porting.md"
+TEXT = PAGE.read_text(encoding="utf-8") + PORTING.read_text(encoding="utf-8")
 CODE = {name: code for name, code in re.findall(r"^```python (\w+)\n(.*?)^```$", TEXT, re.M | re.S)}
 SHAPE = (2, 3, 4, 4)
 LOOP: dict = {}
