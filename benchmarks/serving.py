@@ -1,17 +1,20 @@
 """How many requests does a server finish that keeps one batch running?
 
 A worked example, to be copied: an asyncio server with continuous batching over one PyTorch model.
-Requests come at random times, with their own numbers of steps and seeds. The server steps all the
-requests it has as one batch. Between any two steps it admits those that wait, as new rows, and
-answers those that are over, whose rows go. Each row has portable noise of its own, so that its
-result does not depend on who else was there: it is compared with the request's separate run.
+Requests come at random times, with their own plans and seeds. The server steps all the requests it
+has as one batch. Between any two steps it admits those that wait, as new rows, and answers those
+that are over, whose rows go. A plan that the stack has not yet makes a new stack, of the plans in
+use: the table never grows. Each row has portable noise of its own, so that its result does not
+depend on who else was there: it is compared with the request's separate run.
 
 It is raced against a server with one loop per request, which takes the same requests, at the same
-times, one after the other (as many at once as it has threads).
+times, one after the other (as many at once as it has threads). With `--free n`, that many requests
+of free step counts and strengths are served once, and what grew is printed.
 """
 
 import asyncio
 import math
+import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +30,8 @@ import cmsched
 from cmsched import Rng
 
 SHAPE = (4, 8, 8)  # of a sample
-STEPS = (10, 20, 30)  # that a request may ask for
+STEPS = (10, 20, 30)  # that a request asks for
+MOST_STEPS = 30
 TOLERANCE = 1e-4  # of results: a convolution of a batch is rounded in another order
 
 
@@ -38,6 +42,7 @@ class Request:
     steps: int
     seed: int
     arrival: float  # seconds after the first could have come
+    strength: float = 1.0  # a part of the way: the start is noise all the same, to keep it short
 
     @property
     def noise(self) -> torch.Tensor:
@@ -84,6 +89,7 @@ class Row:
     """A row of the batch: whose it is, and how many steps are left."""
 
     request: Request
+    plan: cmsched.Plan
     answer: asyncio.Future[torch.Tensor]
     left: int
 
@@ -93,18 +99,22 @@ class Batching:
 
     def __init__(self, model: Network, scheduler: Any, most: int) -> None:
         """Take the most rows there may be at once."""
-        self.model, self.most = model, most
-        self.stack = cmsched.stack([scheduler.plan(n) for n in STEPS])
+        self.model, self.scheduler, self.most = model, scheduler, most
+        self.capacity = most * (MOST_STEPS + 1)  # columns: each row may have a plan of its own
+        self.stack = cmsched.stack([scheduler.plan(MOST_STEPS)], self.capacity)
         self.state = cmsched.init(self.stack, torch.empty(0, *SHAPE), which=[])
+        with torch.inference_mode():
+            cmsched.warm(self.stack, torch.empty(1, *SHAPE))
         self.rows: list[Row] = []
         self.waiting: asyncio.Queue[Row] = asyncio.Queue()
 
     async def submit(self, request: Request) -> torch.Tensor:
         """Return the sample that was asked for."""
-        if request.steps not in STEPS:
-            raise ValueError(f"steps={request.steps} is not offered: use one of {STEPS}")
+        if request.steps > MOST_STEPS:
+            raise ValueError(f"steps={request.steps} is not offered: at most {MOST_STEPS}")
+        plan = self.scheduler.plan(request.steps, strength=request.strength)
         answer = asyncio.get_running_loop().create_future()
-        self.waiting.put_nowait(Row(request, answer, request.steps))
+        self.waiting.put_nowait(Row(request, plan, answer, len(plan)))
         return await answer
 
     async def run(self) -> None:
@@ -121,12 +131,16 @@ class Batching:
     @torch.inference_mode()
     def turn(self, new: Sequence[Row]) -> list[tuple[Row, torch.Tensor]]:
         """Admit new rows, take one step of all, and return those that are over."""
-        started = [
-            cmsched.init(self.stack, row.request.noise, which=[STEPS.index(row.request.steps)])
-            for row in new
-        ]
-        state = cmsched.join([self.state, *started])
         self.rows += new
+        if not {row.plan for row in new} <= set(self.stack.plans):
+            old, plans = self.stack, dict.fromkeys(row.plan for row in self.rows)
+            self.stack = cmsched.stack([*plans], self.capacity, pad=True)
+            self.state = cmsched.move(self.state, old, self.stack)
+        state = self.state
+        if new:
+            noise = torch.cat([row.request.noise for row in new])
+            which = [self.stack.plans.index(row.plan) for row in new]
+            state = cmsched.join([state, cmsched.init(self.stack, noise, which=which)])
 
         output = self.model(*cmsched.model_input(self.stack, state))
         rng = [Rng(row.request.seed) for row in self.rows]
@@ -135,10 +149,11 @@ class Batching:
             row.left -= 1
 
         last = [k for k, row in enumerate(self.rows) if not row.left]
-        over = [(self.rows[k], cmsched.take(state, [k]).sample) for k in last]
+        over = [(self.rows[k], state.sample[k : k + 1].clone()) for k in last]
         going = [row.left > 0 and not row.answer.done() for row in self.rows]
-        self.state = cmsched.take(state, going)
-        self.rows = [row for row, goes in zip(self.rows, going, strict=True) if goes]
+        if not all(going):
+            state, self.rows = cmsched.take(state, going, self.rows)
+        self.state = state
         return over
 
 
@@ -163,7 +178,7 @@ class Separate:
     @torch.inference_mode()
     def loop(self, request: Request) -> torch.Tensor:
         """Run the whole loop of a request."""
-        plan = self.scheduler.plan(request.steps)
+        plan = self.scheduler.plan(request.steps, strength=request.strength)
         return cmsched.sample(self.model, plan, request.noise, rng=Rng(request.seed))
 
 
@@ -200,6 +215,33 @@ def drawn(count: int, rate: float) -> list[Request]:
     return [Request(n, seed, at) for seed, (n, at) in enumerate(zip(steps, arrivals, strict=True))]
 
 
+def serve_free(model: Network, scheduler: Any, count: int, most: int) -> str:
+    """Serve requests of free step counts and strengths, and say what grew."""
+    random = np.random.default_rng(1)
+    requests = [
+        Request(int(random.integers(2, MOST_STEPS + 1)), seed, 0.0, float(random.uniform(0.3, 1)))
+        for seed in range(count)
+    ]
+    server = Batching(model, scheduler, most)
+    layouts, memory = set(), []
+    begin = time.perf_counter()
+    for first in range(0, count, 500):
+        served = asyncio.run(serve(server, requests[first : first + 500]))
+        layouts.add(tuple(server.stack.on(server.state.sample).numbers.shape))
+        memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        server.waiting = asyncio.Queue()  # of the next event loop
+    rate = count / (time.perf_counter() - begin)
+    alone = Separate(model, scheduler, 1)
+    pairs = [(r, x) for r, x in zip(requests[first:], served.samples, strict=True)][:20]
+    off = max(agree({"alone": alone.loop(r), "served": x}, TOLERANCE) for r, x in pairs)
+    grown = memory[-1] - memory[min(1, len(memory) - 1)]
+    return (
+        f"{count} requests of 2 to {MOST_STEPS} steps and any strength from 0.3 to 1, {rate:.0f} a"
+        f" second: tables of the shapes {sorted(layouts)}, and {grown:.1f} MB more than after the"
+        f" first thousand; the last equal their separate runs to {off:.1g}."
+    )
+
+
 def seconds_alone(separate: Separate) -> float:
     """Return how long a request takes that is alone, on average."""
     loops = {
@@ -213,6 +255,7 @@ def main() -> None:
     """Race and print."""
     given = options(
         __doc__,
+        free={"type": int, "default": 0, "help": "requests of free plans to serve (0)"},
         most={"type": int, "default": 16, "help": "rows of the batch at once (16)"},
         load={
             "type": float,
@@ -224,6 +267,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = Network().eval()
     scheduler = cmsched.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++")
+    free = serve_free(model, scheduler, given.free, given.most) if given.free else ""
     separate = Separate(model, scheduler, given.threads)
     rate = given.load / seconds_alone(separate)
     requests = drawn(60 if given.short else 120, rate)
@@ -260,7 +304,7 @@ def main() -> None:
         f"{len(requests)} requests of {STEPS[0]}, {STEPS[1]} or {STEPS[2]} steps, {rate:.0f} a"
         f" second on average; at most {given.most} rows at once.\n\n{table(rows, titles)}\n\nOne"
         f" batch answers {value:.2f} ({low:.2f} to {high:.2f}) times as many requests a second."
-        f" Every result equals that of its separate run to {off:.1g} of its scale."
+        f" Every result equals that of its separate run to {off:.1g} of its scale.\n\n{free}"
     )
     about = header("torch", "numpy", threads=given.threads)
     record = {"servers": records, "ratio": value, "interval": [low, high], "off": off}

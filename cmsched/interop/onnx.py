@@ -1,6 +1,7 @@
 """ONNX Runtime sessions as networks, and the noise of a plan as one array; see `onnx.md`."""
 
 from collections.abc import Callable
+from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ def network(
     all, or one a row), and the first output comes back in the dtype of x.
 
     Args:
-        session: an `onnxruntime.InferenceSession`.
+        session: an `onnxruntime.InferenceSession`, or the path of a file to make one of.
         sample: the name of the input that takes x; by default the first that is not named here.
         time: that of the input that takes t; by default the next.
         inputs: its other inputs by name, alike at every step: `encoder_hidden_states=array`.
@@ -33,6 +34,15 @@ def network(
         TypeError: sample or time is no name; an input of a type that NumPy does not have; called
             with x that is no NumPy array.
     """
+    if isinstance(session, str | PathLike):
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(fspath(session))
+    elif not hasattr(session, "get_inputs"):
+        raise TypeError(
+            f"session must be an onnxruntime.InferenceSession or the path of an ONNX file, got"
+            f" {type(session).__name__}"
+        )
     ports = {port.name: port for port in session.get_inputs()}
     own = [name for name in (sample, time) if name is not None]
     for name in (*own, *inputs):
