@@ -219,7 +219,7 @@ def serve_free(model: Network, scheduler: Any, count: int, most: int) -> str:
     """Serve requests of free step counts and strengths, and say what grew."""
     random = np.random.default_rng(1)
     requests = [
-        Request(int(random.integers(2, MOST_STEPS + 1)), seed, 0.0, float(random.uniform(0.3, 1)))
+        Request(int(random.integers(4, MOST_STEPS + 1)), seed, 0.0, float(random.uniform(0.5, 1)))
         for seed in range(count)
     ]
     server = Batching(model, scheduler, most)
@@ -236,7 +236,7 @@ def serve_free(model: Network, scheduler: Any, count: int, most: int) -> str:
     off = max(agree({"alone": alone.loop(r), "served": x}, TOLERANCE) for r, x in pairs)
     grown = memory[-1] - memory[min(1, len(memory) - 1)]
     return (
-        f"{count} requests of 2 to {MOST_STEPS} steps and any strength from 0.3 to 1, {rate:.0f} a"
+        f"{count} requests of 4 to {MOST_STEPS} steps and any strength from 0.5 to 1, {rate:.0f} a"
         f" second: tables of the shapes {sorted(layouts)}, and {grown:.1f} MB more than after the"
         f" first thousand; the last equal their separate runs to {off:.1g}."
     )

@@ -238,8 +238,13 @@ def test_sampling_needs_no_torch(exported):
     np.testing.assert_allclose(np.load(folder / "made.npy"), wanted, rtol=1e-4, atol=1e-4)
 
 
-def session_of(sample, time, *extra, first="x"):
-    """A session that says sample times time, plus its further inputs; inputs as (type, shape)."""
+def session_of(*inputs, **options):
+    """A session of `file_of`."""
+    return onnxruntime.InferenceSession(file_of(*inputs, **options))
+
+
+def file_of(sample, time, *extra, first="x"):
+    """A network that says sample times time, plus its further inputs; inputs as (type, shape)."""
     inputs = [
         helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape)
         for name, (kind, shape) in zip(["x", "when", *"abc"], [sample, time, *extra], strict=False)
@@ -261,7 +266,7 @@ def session_of(sample, time, *extra, first="x"):
     graph = helper.make_graph(nodes, "g", inputs, [output], initializer=[shape])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     onnx.checker.check_model(model)
-    return onnxruntime.InferenceSession(model.SerializeToString())
+    return model.SerializeToString()
 
 
 BATCH = ("FLOAT", ["batch", 3])
@@ -296,6 +301,15 @@ def test_rows_at_different_times():
         model = interop.network(session_of(BATCH, ("INT64", shape)))
         with pytest.raises(ValueError, match=r"t has shape \(2,\).*'when'.*one time a row"):
             model(x, t)
+
+
+def test_a_network_from_a_file(tmp_path):
+    path, x = tmp_path / "network.onnx", start_of((2, 3))
+    path.write_bytes(file_of(BATCH, ("INT64", [])))
+    for given in (path, str(path)):
+        np.testing.assert_allclose(interop.network(given)(x, np.asarray(2)), 2 * x, rtol=1e-6)
+    with pytest.raises(TypeError, match="an onnxruntime.InferenceSession or the path of an ONNX"):
+        interop.network(7)
 
 
 def test_inputs_that_do_not_fit():
