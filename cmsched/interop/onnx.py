@@ -35,12 +35,16 @@ def network(
             with x that is no NumPy array.
     """
     if isinstance(session, str | PathLike):
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError(
+                "a network from a file needs ONNX Runtime: pip install onnxruntime"
+            ) from error
         session = onnxruntime.InferenceSession(fspath(session))
     elif not hasattr(session, "get_inputs"):
         raise TypeError(
-            f"session must be an onnxruntime.InferenceSession or the path of an ONNX file, got"
+            "session must be an onnxruntime.InferenceSession or the path of an ONNX file, got"
             f" {type(session).__name__}"
         )
     ports = {port.name: port for port in session.get_inputs()}
