@@ -91,20 +91,20 @@ MUTANTS = [
     Mutant(
         "draws of another plan",
         "tables.py",
-        "where[ROW, first : first + n + 1] = np.arange(1, n + 2)",
-        "where[ROW, first : first + n + 1] = np.arange(first + 1, first + n + 2)",
+        "where[ROW, here] = np.arange(1, n + 2)",
+        "where[ROW, here] = np.arange(first + 1, first + n + 2)",
         "test_batches::test_rows_on_different_plans_equal_separate_runs",
     ),
     Mutant(
         "start of another plan",
         "tables.py",
-        "start[:, first : first + n + 1] = ",
+        "start[:, here] = ",
         "start[:, : n + 1] = ",
         "test_batches::test_rows_on_different_plans_equal_separate_runs",
     ),
     Mutant(
         "terms of the first plan",
-        "tables.py",
+        "stacks.py",
         "tuple(sorted({*a, *b})) for a, b in pairs",
         "tuple(sorted({*a})) for a, b in pairs",
         "test_batches::test_terms_that_only_a_later_plan_has",
@@ -140,14 +140,14 @@ MUTANTS = [
     Mutant(
         "index of rows taken",
         BATCHES,
-        "index = backend.xp.take(index, rows, axis=0)",
+        "index = along(index)",
         "index = index[: len(rows)]",
         "test_batches::test_take_and_join_are_indexing_and_concatenation",
     ),
     Mutant(
         "memory of rows taken",
         BATCHES,
-        "tuple(backend.xp.take(x, rows, axis=0) for x in memory)",
+        "tuple(map(along, memory))",
         "memory",
         "test_batches::test_take_and_join_are_indexing_and_concatenation",
     ),
@@ -367,8 +367,8 @@ MUTANTS = [
     Mutant(
         "path of a row",
         "tables.py",
-        "where[k : k + 2, first + i]",
-        "where[3:5, first]",
+        "intervals[k : k + 2, i]",
+        "intervals[:2, 0]",
         "test_noise::test_every_execution_follows_the_path",
     ),
     # a step as a distribution
@@ -385,5 +385,34 @@ MUTANTS = [
         "total = total + coefficient * coefficient",
         "total = coefficient * coefficient",
         "test_transition::test_two_draws_add_their_variances",
+    ),
+    # servers
+    Mutant(
+        "left of the first plan",
+        "tables.py",
+        "where[LEFT, here] = np.arange(n, -1, -1)",
+        "where[LEFT, here] = np.arange(n + 1, 0, -1)",
+        "test_serving::test_remaining_is_counted_on_the_device",
+    ),
+    Mutant(
+        "marks that do not say where",
+        "tables.py",
+        'f"{first} {plan.fingerprint}"',
+        'f"{plan.fingerprint}"',
+        "test_serving::test_a_stack_in_another_order_is_refused",
+    ),
+    Mutant(
+        "no bounds of rows",
+        VALUES,
+        "    if layout.clips_by_row:\n",
+        "    if False:\n",
+        "test_serving::test_unlike_plans_in_one_batch_equal_separate_runs",
+    ),
+    Mutant(
+        "a move to the wrong step",
+        "engine/serving.py",
+        "begins[plan] + np.arange(n + 1)",
+        "begins[plan] + np.arange(n + 1) * 0",
+        "test_serving::test_rows_go_on_after_a_move",
     ),
 ]
