@@ -14,8 +14,8 @@ from .. import __version__, samplers
 from ..discrete import TokenPlan
 from ..jobs import ENGINES
 from ..schedulers.a1111 import A1111
-from . import job_commands, making, pictures, quality
 from ..schedulers.explained import meaning_of
+from . import job_commands, making, pictures, quality
 from .names import Entry, Wrong, everything, find, short_names
 from .progress import Bar, say
 
