@@ -147,8 +147,7 @@ def test_uniform_of_the_page():
 @cache
 def valid():
     """The check of the schema."""
-    import fastjsonschema
-
+    fastjsonschema = pytest.importorskip("fastjsonschema")
     text = (ROOT / "docs" / "plan.schema.json").read_text(encoding="utf-8")
     return fastjsonschema.compile(json.loads(text))
 
@@ -160,8 +159,7 @@ def test_the_schema_takes_every_plan(sampler, options):
 
 
 def test_the_schema_takes_what_has_no_rows_and_refuses_the_rest():
-    import fastjsonschema
-
+    fastjsonschema = pytest.importorskip("fastjsonschema")
     adaptive = cmsched.from_a1111("DPM adaptive").plan(10)
     valid()(json.loads(adaptive.to_json()))
     data = json.loads(a_plan("ddim", {}).to_json())
