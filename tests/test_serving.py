@@ -162,6 +162,18 @@ def test_a_stack_in_another_order_is_refused(xp):
                 assert np.any(np.isnan(xp.numpy(cmsched.step(program, state, x).sample)))
 
 
+def test_the_same_plan_at_another_place_is_refused(xp):
+    a, b, c = three("ddim", {})
+    x = xp.asarray(np.ones((1, 3)))
+    right, wrong = cmsched.stack([a, b]), cmsched.stack([c, b])  # one column further
+    state = cmsched.step(right, cmsched.init(right, x, which=[1]), x)
+    if looked_at(xp, state):
+        with pytest.raises(ValueError, match=r"rows \[0\] of the state run plans"):
+            cmsched.step(wrong, state, x)
+    else:
+        assert np.all(np.isnan(xp.numpy(cmsched.step(wrong, state, x).sample)))
+
+
 def test_a_row_whose_plan_is_missing(xp):
     a, b, _ = three("ddim", {})
     x, old, new = xp.asarray(np.ones((2, 3))), cmsched.stack([a, b]), cmsched.stack([b])

@@ -399,7 +399,7 @@ MUTANTS = [
         "tables.py",
         'f"{first} {plan.fingerprint}"',
         'f"{plan.fingerprint}"',
-        "test_serving::test_a_stack_in_another_order_is_refused",
+        "test_serving::test_the_same_plan_at_another_place_is_refused",
     ),
     Mutant(
         "no bounds of rows",
