@@ -346,7 +346,8 @@ def test_a_device_that_is_not_there(capsys, backend):
 
 @pytest.mark.parametrize("module", ["torch", "jax", "cupy"])
 def test_a_missing_backend_names_its_package(capsys, monkeypatch, module):
-    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == module else find_spec(name))
+    missing = lambda name: None if name == module else find_spec(name)  # noqa: E731
+    monkeypatch.setattr(making, "find_spec", missing)
     said = refusal(capsys, "sample", "--backend", module)
     package = {"cupy": "cupy-cuda12x"}.get(module, module)
     assert said.endswith(f"is not installed: pip install {package}\n")
