@@ -30,7 +30,7 @@ def convert(
         output: what the network said, like sample.
         sample: x, noisy.
         at: where: a point (`schedule.at(t=)`), or (alpha, sigma) as arrays of shape (), or (batch,)
-            for a time per sample, or whatever broadcasts to the sample.
+            for a time per sample, or (batch, frames), or whatever broadcasts to the sample.
         source: what the output is, a name in `cmsched.predictions.PREDICTION_TYPES`; a `Prediction`
             where sigma_data is not 0.5 or sigma_min not 0. Its projection plays no part.
         target: what to return, likewise.
@@ -63,13 +63,13 @@ def _spread(backend: Backend, sample: Array, name: str, level: Array) -> Array:
     """Return alpha or sigma in the accumulation dtype, in a shape that multiplies the sample."""
     check_kind(backend, sample, name, level)
     shape, whole = tuple(level.shape), tuple(sample.shape)
-    if shape == whole[:1]:
-        shape = (*shape, *(1 for _ in whole[1:]))
+    if shape and shape == whole[: len(shape)]:
+        shape = (*shape, *(1 for _ in whole[len(shape) :]))
     fits = zip(reversed(shape), reversed(whole), strict=False)
     if len(shape) > len(whole) or any(part not in (1, size) for part, size in fits):
         raise ValueError(
             f"{name} has shape {tuple(level.shape)}, which fits no sample of shape {whole}; give"
-            f" one number, shape (), or one per row, shape {whole[:1]}"
+            f" one number, shape (), one per row, shape {whole[:1]}, or frame, {whole[:2]}"
         )
     level = backend.astype(level, backend.accumulation(sample.dtype))
     return backend.xp.reshape(level, shape)

@@ -122,11 +122,17 @@ class Discretization:
             raise TypeError(f"{name} must be a list of numbers, got {values!r}") from error
         if self.evaluations > 1 and table.ndim == 1 and table.size:
             table = self._of_steps(table)
-        table = table[::-1] if self.upward and table.ndim else table
+        turned = self.turned(name)
+        table = table[::-1] if turned and table.ndim else table
         if name == "sigmas" and table.ndim == 1 and math.inf in table[:1]:  # zero terminal SNR
             rest = checks.check_decreasing(name, table[1:]) if table.size > 1 else []
             return [math.inf, *rest]
-        return checks.check_decreasing(name, table, reverse=self.upward)
+        found = checks.check_decreasing(name, table, reverse=turned)
+        return found[::-1] if turned != self.upward else found
+
+    def turned(self, name: str) -> bool:
+        """Return whether an explicit list increases, as it does in an inversion."""
+        return self.upward
 
     def _of_steps(self, table: np.ndarray) -> np.ndarray:
         """Return a list with an entry of every evaluation as one of steps, others as they are.
@@ -437,7 +443,7 @@ class Spaced(Discretization):
     """Any rule of `cmsched.spacings` on any schedule.
 
     Args:
-        spacing: a registered spacing.
+        spacing: a registered spacing, or a rule of one's own.
         spacing_options: its keywords.
         sigma_max: the first level of a ramp, by default the schedule's.
         sigma_min: the last one.
@@ -445,7 +451,7 @@ class Spaced(Discretization):
         shift: of the sigmas of a flow.
     """
 
-    spacing: str
+    spacing: str | Callable[..., Any]
     spacing_options: Mapping[str, Any] = FrozenDict()
     sigma_max: float | None = None
     sigma_min: float | None = None
@@ -469,8 +475,9 @@ class Spaced(Discretization):
             points = [self.schedule.at(sigma=s) for s in levels.tolist()]
         low, end = points[-1].ratio, self.end.ratio
         if low < end * (1 - 1e-9):
+            name = spacings.entry(self.spacing).name
             raise ValueError(
-                f"{n} {self.spacing} steps go to sigma/alpha = {low:g}, below the {end:g} where the"
+                f"{n} {name} steps go to sigma/alpha = {low:g}, below the {end:g} where the"
                 " sample ends; use fewer steps, a smaller sigma_min or another spacing"
             )
         return points
@@ -478,6 +485,11 @@ class Spaced(Discretization):
     def at_times(self, times: list[float]) -> list[Point]:
         """Return the points at explicit model times, whole or not."""
         return [self.schedule.at(t=t) for t in times]
+
+    def turned(self, name: str) -> bool:
+        """Return whether an explicit list increases: in an inversion, or where time does."""
+        high, low = self.schedule.span
+        return self.upward != (name == "timesteps" and high < low)
 
     def training(self) -> list[Point]:
         """Return the points of training steps, even over the schedule's times if it has none."""

@@ -10,14 +10,15 @@ __all__ = ["guide", "rescale_guidance", "rescale_noise_cfg"]
 Array = Any
 
 
-def guide(model: Callable[[A, A], A], scale: float, *, rescale: float = 0.0) -> Callable[[A, A], A]:
+def guide(model: Callable[[A, A], A], scale: Any, *, rescale: float = 0.0) -> Callable[[A, A], A]:
     """Return a model(x, t) whose output is u + scale (c - u) (arXiv:2207.12598, eq. 6).
 
     Args:
         model: called once with a batch of twice the size, [x, x]; returns its outputs, the
             unconditional half u first, then the conditional half c (close over the two conditions,
             in this order).
-        scale: 0 gives u, 1 gives c; usual values are 3 to 10.
+        scale: 0 gives u, 1 gives c; usual values are 3 to 10. Or an array of one for each sample,
+            of shape (batch,), or of what broadcasts to the outputs.
         rescale: see `rescale_guidance`; 0 for none, 0.7 is usual with zero terminal SNR.
 
     Raises:
@@ -36,7 +37,10 @@ def guide(model: Callable[[A, A], A], scale: float, *, rescale: float = 0.0) -> 
                 f" outputs, got {output.shape[0]}"
             )
         unconditional, conditional = output[:batch, ...], output[batch:, ...]
-        mixed = unconditional + scale * (conditional - unconditional)
+        shape = tuple(getattr(scale, "shape", ()))
+        each = shape == (batch,) and len(x.shape) > 1
+        size = xp.reshape(scale, (batch, *(1,) * (len(x.shape) - 1))) if each else scale
+        mixed = unconditional + size * (conditional - unconditional)
         return rescale_guidance(mixed, conditional, rescale) if rescale else mixed
 
     return guided

@@ -26,9 +26,9 @@ class Levels:
     """A schedule for the arrays of one framework, device and dtype.
 
     Times and levels are arrays of that framework, numbers, or NumPy arrays; what is returned has
-    their shape. Numbers and NumPy arrays out of range raise ValueError, as `schedule.at` does.
-    Other arrays are not looked at: of a built-in schedule times are clipped to its range, and
-    nothing waits for the device.
+    their shape. What lies in host memory and is out of range raises ValueError, as `schedule.at`
+    does. Arrays on a device are not looked at: of a built-in schedule times are clipped to its
+    range, and nothing waits for the device.
 
     Args:
         schedule: the one that this is of.
@@ -148,6 +148,9 @@ class Levels:
                 f"this schedule is on {self.backend.name} and got an array of {other.name}:"
                 " convert it"
             )
+        if check is not None and (found := self.backend.known(values)) is not None and found.size:
+            check(float(found.min()))
+            check(float(found.max()))
         return self.backend.astype(values, self.dtype)
 
     def _whole(self, index: Array) -> Array:

@@ -25,10 +25,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .checks import Named, check_choice, check_nonnegative
+from .checks import Named, check_name, check_nonnegative
+from .names import named
 from .schedules import Point
 
-__all__ = ["OUTPUTS", "PREDICTION_TYPES", "Prediction", "output_from_x0"]
+__all__ = ["OUTPUTS", "PREDICTION_TYPES", "Prediction", "output_from_x0", "register"]
 
 
 def _trigflow(alpha: Any, sigma: Any, scale: Any, o: "Prediction") -> tuple[Any, Any]:
@@ -71,6 +72,27 @@ OUTPUTS: dict[str, Callable[[Any, Any, Any, "Prediction"], tuple[Any, Any]]] = N
 )
 OWN = frozenset(OUTPUTS)
 PREDICTION_TYPES = tuple(OUTPUTS)
+Output = Callable[[Any, Any, Any, "Prediction"], tuple[Any, Any]]
+
+
+def register(name: str, rule: Output) -> None:
+    """Enter what a network of one's own says under a name, for `prediction_type=name`.
+
+    Args:
+        name: none of those that are here already.
+        rule: of (alpha, sigma, scale, prediction) returns c and d of m = c x0 + d eps. All of them
+            but the last are numbers, or arrays of any framework.
+
+    Raises:
+        TypeError: name is no string, or rule no function.
+        ValueError: the name of another prediction.
+    """
+    check_name("prediction type", name, PREDICTION_TYPES)
+    if not callable(rule):
+        raise TypeError(
+            f"rule={rule!r} cannot be called: pass a function (alpha, sigma, scale, prediction)"
+        )
+    OUTPUTS[name] = rule
 
 
 @dataclass(frozen=True)
@@ -78,7 +100,8 @@ class Prediction:
     """How the network's output becomes the estimate x0.
 
     Args:
-        type: a name in PREDICTION_TYPES.
+        type: a name in OUTPUTS, also as the field spells it ("eps", "v", "x0"), or a function as
+            `register` takes it.
         clip: clamp the estimate to [-clip, clip].
         threshold: (ratio, maximum) of dynamic thresholding (arXiv:2205.11487, section 2.3): clamp
             to the ratio quantile s of |x0| over each sample, s in [1, maximum], and divide by s.
@@ -91,7 +114,7 @@ class Prediction:
             describes the variance.
     """
 
-    type: str = "epsilon"
+    type: str | Output = "epsilon"
     clip: float | None = None
     threshold: tuple[float, float] | None = None
     sigma_data: float = 0.5
@@ -100,7 +123,8 @@ class Prediction:
     variance_head: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("prediction_type", self.type, PREDICTION_TYPES)
+        if not callable(self.type):
+            object.__setattr__(self, "type", named("prediction_type", self.type, OUTPUTS))
         if self.clip is not None and not check_nonnegative("clip", self.clip) > 0.0:
             raise ValueError(f"clip must be positive, got {self.clip}")
         if self.threshold is not None:
@@ -132,7 +156,8 @@ class Prediction:
 
     def output(self, alpha: Any, sigma: Any, scale: Any = 1.0) -> tuple[Any, Any]:
         """Return c and d of m = c x0 + d eps; numbers, or arrays of any framework."""
-        return OUTPUTS[self.type](alpha, sigma, scale, self)
+        rule = self.type if callable(self.type) else OUTPUTS[self.type]
+        return rule(alpha, sigma, scale, self)
 
     def _bounded(self, at: Point) -> bool:
         """Whether a consistency function stops here."""
@@ -176,7 +201,7 @@ class Prediction:
         try:
             return self.weights(other, at.alpha, at.sigma, at.scale)
         except ZeroDivisionError:
-            what = {"epsilon": "eps", "sample": "x0"}.get(other.type, other.type)
+            what = {"epsilon": "eps", "sample": "x0"}.get(str(other.type), other.type)
             end = "alpha" if at.alpha == 0.0 else "sigma"
             raise ValueError(
                 f"prediction_type={self.type!r} does not determine {what} at t={at.t:g}, where"
@@ -206,6 +231,11 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain data; `Prediction(**data)` gives it back."""
+        if callable(self.type):
+            raise TypeError(
+                f"prediction_type={self.type!r} has no name: give it one,"
+                " cmsched.predictions.register"
+            )
         return dataclasses.asdict(self)
 
 

@@ -10,13 +10,14 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 
 from . import ramps
 from .checks import Named, check_choice, check_count, check_name, nearest
+from .names import named
 from .schedules import Betas, Point, Schedule
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "SPACINGS",
     "Spacing",
     "check_spacing",
+    "entry",
     "place",
     "register",
     "shifted",
@@ -81,6 +83,12 @@ class Spacing:
     in_time: bool = False
     named: bool = False
     log_linear: bool = False
+
+    @cached_property
+    def name(self) -> str:
+        """The name that it is registered under, or the function's."""
+        own = (name for name, entry in SPACINGS.items() if entry is self)
+        return next(own, getattr(self.rule, "__name__", "spacing"))
 
     @cached_property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -167,7 +175,7 @@ def register(
 
 
 def timesteps(
-    spacing: str,
+    spacing: str | Spacing,
     n: int,
     train: int,
     *,
@@ -179,7 +187,7 @@ def timesteps(
     """Return n timesteps, decreasing, of a named spacing.
 
     Args:
-        spacing: a name in SPACINGS, of a rule in time.
+        spacing: a name in SPACINGS, of a rule in time, or such an entry.
         n: how many; "trailing" gives fewer where `last` is below train.
         train: number of training steps.
         last: visit only steps below this one (train if None).
@@ -191,15 +199,17 @@ def timesteps(
     Raises:
         ValueError: too many steps for different timesteps, or an offset past the last one.
     """
-    check_choice("timestep_spacing", spacing, (k for k, entry in SPACINGS.items() if entry.in_time))
-    n = check_count("num_inference_steps", n)
+    if not isinstance(spacing, Spacing):
+        check_choice("timestep_spacing", spacing, (k for k, v in SPACINGS.items() if v.in_time))
+    rule, n = entry(spacing), check_count("num_inference_steps", n)
+    spacing = rule.name
     top = train if last is None else last
     if spacing in ("leading", "ddim_uniform") and top < n + extra:
         raise ValueError(
             f"{n} {spacing} steps need at least {n + extra} training steps, got {top}; use fewer"
             " steps"
         )
-    times = SPACINGS[spacing].times(n, train, top, extra)
+    times = rule.times(n, train, top, extra)
     if (
         spacing == "trailing" and whole is not None
     ):  # rounds before the shift by one: half to even, as the field does
@@ -222,31 +232,52 @@ def timesteps(
     return out
 
 
+def entry(spacing: Any) -> Spacing:
+    """Return the spacing of a name, of a rule (n, high, low) of one's own, or itself.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: neither name nor rule.
+    """
+    if isinstance(spacing, Spacing):
+        return spacing
+    if callable(spacing):
+        return _of_rule(spacing)
+    if not isinstance(spacing, str):
+        raise TypeError(f"spacing must be a name, or a function (n, high, low), got {spacing!r}")
+    return SPACINGS[named("spacing", spacing, SPACINGS)]
+
+
+@cache
+def _of_rule(rule: Callable[..., Any]) -> Spacing:
+    return next((known for known in SPACINGS.values() if known.rule is rule), Spacing(rule))
+
+
 HIGHEST = 4096.0  # sigma / alpha of alpha_bar = 2^-24, in place of infinity, as the field has it
 
 
-def check_spacing(spacing: str, options: Mapping[str, Any]) -> set[str]:
+def check_spacing(spacing: Any, options: Mapping[str, Any]) -> set[str]:
     """Return what a spacing heeds of sigma_max, sigma_min and steps_offset.
 
     Raises:
         ValueError: an unknown spacing, or a number out of range.
         TypeError: an option that it does not have, or that is not a number.
     """
-    check_choice("spacing", spacing, SPACINGS)
-    own = SPACINGS[spacing].options
+    found = entry(spacing)
+    own = found.options
     for name, value in options.items():
         if name not in own:
-            raise TypeError(f"spacing {spacing!r} has no option {name!r}{nearest(name, own)}")
+            raise TypeError(f"spacing {found.name!r} has no option {name!r}{nearest(name, own)}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"{name} must be a number, got {value!r}")
         # one whose default is 0 is a place, the others are sizes
         if not (0.0 < value < 1e12 or (own[name] == 0.0 and abs(value) < 1e12)):
             raise ValueError(f"{name} must be a positive, finite number, got {value!r}")
-    return SPACINGS[spacing].heeds
+    return found.heeds
 
 
 def place(
-    spacing: str,
+    spacing: str | Spacing | Callable[..., Any],
     n: int,
     schedule: Schedule,
     *,
@@ -259,7 +290,7 @@ def place(
     """Return the n points of a schedule where steps start, by any spacing.
 
     Args:
-        spacing: a name in SPACINGS.
+        spacing: a name in SPACINGS, or a rule of one's own, see `entry`.
         n: how many.
         schedule: where it is continuous, training steps lie evenly over its `span`.
         sigma_max: first level of a ramp, sigma in the flow frame and otherwise sigma / alpha; by
@@ -274,13 +305,18 @@ def place(
         TypeError: an option that the spacing does not have.
     """
     heeds, (top, low) = check_spacing(spacing, options), schedule.span
-    entry, n = SPACINGS[spacing], check_count("num_inference_steps", n)
-    if entry.in_time:
+    found, n = entry(spacing), check_count("num_inference_steps", n)
+    if top == low and n > 1:
+        raise ValueError(
+            f"the schedule has one training step, which has no {n} levels; a flow on t in [0, 1] is"
+            ' schedule_options={"length": 1.0} with the usual num_train_timesteps=1000'
+        )
+    if found.in_time:
         train = getattr(schedule, "num_train_timesteps", train)
         whole = False if isinstance(schedule, Betas) else None
-        times = timesteps(spacing, n, train, offset=steps_offset, whole=whole)
+        times = timesteps(found, n, train, offset=steps_offset, whole=whole)
         stride = (top - low) / max(train - 1, 1)
-        at = _log_linear if entry.log_linear else _linear
+        at = _log_linear if found.log_linear else _linear
         points = [at(schedule, top - (train - 1 - t) * stride) for t in times]
     else:
         native = schedule.frame == "flow" and bool(heeds)
@@ -289,15 +325,17 @@ def place(
             return schedule.at(t=t).sigma if native else min(schedule.ratio_at(t), HIGHEST)
 
         ends = sigma_max or own(top), sigma_min or own(low)
-        levels = entry.levels(n, *ends, **options).tolist()
+        levels = found.levels(n, *ends, **options).tolist()
         points = [schedule.at(sigma=v) if native else schedule.at(ratio=v) for v in levels]
     if len(points) != n:
-        raise ValueError(f"spacing {spacing!r} gave {len(points)} points where {n} were asked for")
+        raise ValueError(
+            f"spacing {found.name!r} gave {len(points)} points where {n} were asked for"
+        )
     for a, b in itertools.pairwise(points):
         if not b.ratio < a.ratio:
             raise ValueError(
-                f"{n} {spacing} levels are not all different: sigma/alpha goes from {a.ratio:g} to"
-                f" {b.ratio:g}; use fewer steps, or other options of the spacing"
+                f"{n} {found.name} levels are not all different: sigma/alpha goes from {a.ratio:g}"
+                f" to {b.ratio:g}; use fewer steps, or other options of the spacing"
             )
     return points
 

@@ -17,6 +17,7 @@ ROOT = Path(cmsched.__file__).parent
 # A part imports only from parts above it in this list.
 PARTS = [
     "checks",
+    "names",
     "frozen",
     "backends",
     "levels",

@@ -39,6 +39,10 @@ class NumpyBackend(Backend):
         """Give the device, of which NumPy has one."""
         return "cpu"
 
+    def known(self, x: Array) -> np.ndarray | None:
+        """Give the array itself."""
+        return np.asarray(x)
+
     def astype(self, x: Array, dtype: DType) -> Array:
         """Convert, without a copy where nothing changes."""
         return np.asarray(x, dtype)

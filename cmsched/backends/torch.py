@@ -13,6 +13,8 @@ from cmsched.backends.base import Array, Backend, DType
 from cmsched.backends.numpy import BACKEND as NUMPY
 from cmsched.backends.threefry import NoiseSpec, Stream
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 class TorchBackend(Backend):
     """PyTorch: one pass per term into an own buffer."""
@@ -28,6 +30,15 @@ class TorchBackend(Backend):
         """Give the device of a tensor."""
         return x.device
 
+    def known(self, x: Array) -> np.ndarray | None:
+        """Give the values of a tensor on the CPU that stands for nothing else."""
+        plain = type(x) is torch.Tensor or type(x) is torch.nn.Parameter
+        if not plain or self.traced(x) or x.device.type != "cpu" or x.dtype in HALF:
+            return None
+        if torch._C._functorch.is_functorch_wrapped_tensor(x):  # inside vmap or grad
+            return None
+        return np.asarray(x.detach().numpy())
+
     def astype(self, x: Array, dtype: DType) -> Array:
         """Convert, without a copy where nothing changes."""
         return x.to(dtype)
@@ -41,8 +52,13 @@ class TorchBackend(Backend):
             return torch.tensor(host, dtype=dtype and self.dtype(dtype), device=x.device)
 
     def to_device(self, host: np.ndarray, device: Any = None) -> Array:
-        """Copy a host array to a device."""
-        return torch.tensor(host, device=device)
+        """Copy a host array to a device; float64 becomes float32 where that has none (MPS)."""
+        try:
+            return torch.tensor(host, device=device)
+        except TypeError:
+            if host.dtype != np.float64:
+                raise
+            return torch.tensor(host, dtype=torch.float32, device=device)
 
     def copy(self, x: Array) -> Array:
         """Give a tensor of its own with these values, and their gradient."""

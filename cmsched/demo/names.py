@@ -1,6 +1,5 @@
 """The names that the command line knows: short ones, of classes, and of registered samplers."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,38 +9,18 @@ import numpy as np
 from .. import samplers, schedulers
 from ..checks import nearest
 from ..discrete import TokenPlan
+from ..names import spelling
 from ..plan import Plan
 from ..schedulers import CLASSES, ConfigMixin, Scheduler
 from ..schedulers.a1111 import A1111
+from ..schedulers.short import short
 from . import digits
 
 __all__ = ["Entry", "Wrong", "everything", "find", "other_samplers", "short_names"]
 
-WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # where a word begins
-
-# Short names are made from those of the classes; these are better known by another.
-SHORT_NAMES = {
-    "CMStochasticIterativeScheduler": "cm",
-    "CogVideoXDDIMScheduler": "cogvideox_ddim",
-    "CogVideoXDPMScheduler": "cogvideox_dpm",
-    "DEISMultistepScheduler": "deis",
-    "DPMSolverMultistepInverseScheduler": "dpmpp_2m_inverse",
-    "DPMSolverMultistepScheduler": "dpmpp_2m",
-    "DPMSolverSDEScheduler": "dpmpp_sde",
-    "DPMSolverSinglestepScheduler": "dpmpp_2s",
-    "RePaintScheduler": "repaint",
-    "UniPCMultistepScheduler": "unipc",
-}
-
 
 class Wrong(Exception):
     """What the user asked for cannot be done; the message says what to do instead."""
-
-
-def short(name: str) -> str:
-    """Return the short name of a class: EulerAncestralDiscreteScheduler is euler_ancestral."""
-    stem = name.removesuffix("Scheduler").removesuffix("Discrete")
-    return SHORT_NAMES.get(name) or WORDS.sub("_", stem).lower()
 
 
 @dataclass(frozen=True)
@@ -104,7 +83,7 @@ def everything() -> list[Entry]:
 
 
 def find(name: str) -> Entry:
-    """Return the scheduler of a name, in any case.
+    """Return the scheduler of a name, in any case and spelling.
 
     Short names, those of classes, of registered samplers and A1111's are known.
     """
@@ -118,8 +97,8 @@ def find(name: str) -> Entry:
         for key, (cls, options, sampler, _) in A1111.items()
     }
     exact = {**theirs, **titles, **known}
-    folded = {key.casefold(): entry for key, entry in exact.items()}
-    for asked, names in ((name, exact), (name.strip().casefold(), folded)):
+    folded = {spelling(key): entry for key, entry in exact.items()}
+    for asked, names in ((name, exact), (spelling(name), folded)):
         if asked in names:
             return names[asked]
     hint = nearest(name, [*known, *titles])

@@ -55,6 +55,8 @@ def check_kind(backend: Backend, sample: Array, name: str, x: Array) -> None:
 
 def check_output(backend: Backend, sample: Array, output: Array, prediction: Prediction) -> None:
     """Raise unless output is like the sample, or has twice its channels for a variance head."""
+    if not hasattr(output, "dtype"):
+        raise TypeError(f"the network must return an array, {wrapped(output)}")
     check_kind(backend, sample, "output", output)
     shape, found = tuple(sample.shape), tuple(output.shape)
     if found == shape:
@@ -62,10 +64,31 @@ def check_output(backend: Backend, sample: Array, output: Array, prediction: Pre
     twice = (shape[0], 2 * shape[1], *shape[2:]) if len(shape) > 1 else shape
     if not prediction.variance_head or found != twice:
         also = f" or {twice}" if prediction.variance_head else ""
+        why = "broadcasting would hide a mistake"
+        if found == twice:
+            why = (
+                "with twice the channels the second half is a learned variance: variance_type="
+                '"learned_range" of DDPMScheduler, or pass the first half, output[:, :'
+                f"{shape[1]}]"
+            )
         raise ValueError(
-            f"output has shape {found}, the sample {shape}: they must be equal{also} (broadcasting"
-            " would hide a mistake)"
+            f"output has shape {found}, the sample {shape}: they must be equal{also} ({why})"
         )
+
+
+def wrapped(output: Any) -> str:
+    """Return what a network returned in place of an array, and how the array is taken out."""
+    kind = type(output).__name__
+    if output is None:
+        return "and returned None: does it end in a return?"
+    if isinstance(output, tuple | list):
+        return f"and returned a {kind} of {len(output)}: pass lambda x, t: model(x, t)[0]"
+    if isinstance(output, Mapping):
+        keys = list(output)[:4]
+        return f"and returned a {kind} of {keys}: pass lambda x, t: model(x, t)[key]"
+    names = [n for n in ("sample", "prev_sample", "logits") if hasattr(output, n)]
+    how = f".{names[0]}" if names else ""
+    return f"and returned a {kind}: pass lambda x, t: model(x, t){how or ', and what of it is one'}"
 
 
 def check_program(plan: Any) -> None:

@@ -37,6 +37,10 @@ def init(
 ) -> State[A]:
     """Return the state before the first evaluation, with arrays of its own.
 
+    It takes unit normals, which it scales. Latents of step k that are at hand, of a replay buffer
+    or a loop that was cut short, are a state as they are, `State(latents, (), k)`, with the arrays
+    that the sampler stored, if it stores any, in place of (); k may be one for each row.
+
     Args:
         plan: the plan, its table (`plan.on(noise)`), or a stack of plans.
         noise: unit normals of the sample's shape, floating dtype and device.

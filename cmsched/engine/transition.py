@@ -70,6 +70,9 @@ def transition(
 
     Arguments and errors as in `step`. Where a row draws several times, the std is of their sum; a
     loop that is over, and a step that draws nothing, have std 0.
+
+    Of stored steps, each row at another one: `transition(plan, State(latents, (), index), output)`,
+    with integers `index` of shape (batch,) in the framework of the latents.
     """
     sample: Array = state.sample
     index, layout = state.index, plan.layout

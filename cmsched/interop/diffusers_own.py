@@ -55,6 +55,11 @@ class Configured(Beside):  # type: ignore[misc]
             # A saved pipeline has the name of this module and the class, and shall load anywhere.
             self.__module__ = self._home
 
+    @classmethod
+    def spelled(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Return a config as it is: the reference knows its own names."""
+        return config
+
     @property
     def filled_config(self) -> Options:
         """Every option; pipelines assign to attributes of the config, not to its items."""

@@ -1,7 +1,6 @@
 """Schedulers by the names of k-diffusion and of the programs built on it."""
 
 import contextlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -11,9 +10,11 @@ import numpy as np
 from .. import checks, samplers
 from ..checks import check_choice, nearest
 from ..frozen import FrozenDict
+from ..names import spelling
 from ..recipe import Recipe
 from .betas import BETA_OPTIONS
 from .config import classes
+from .short import with_sampler
 from .sigma import RAMP_OPTIONS, SigmaScheduler, one_ramp, sigma_recipe
 
 __all__ = ["A1111", "KDiffusionScheduler", "from_a1111"]
@@ -92,6 +93,11 @@ class KDiffusionScheduler(SigmaScheduler):
     }
     relations = (one_ramp, complete)
     meaning = staticmethod(k_diffusion)
+
+    @classmethod
+    def spelled(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Return a config with the names that are here for those that people type."""
+        return with_sampler(super().spelled(config))
 
     @property
     def order(self) -> int:  # type: ignore[override]
@@ -182,11 +188,11 @@ def from_a1111(name: str, config: Mapping[str, Any] | None = None, **options: An
         raise TypeError(f"name must be a string, got {name!r}")
     if not isinstance(config, Mapping | None):
         raise TypeError(f"config must be a dict, got {config!r}")
-    known = {_plain(key): key for key in A1111} | {_plain(k): v for k, v in ALIASES.items()}
+    known = {spelling(key): key for key in A1111} | {spelling(k): v for k, v in ALIASES.items()}
     base, _, suffix = name.strip().rpartition(" ")
-    ramps = {_plain(key): option for key, option in SUFFIXES.items()}
-    ramp = ramps.get(_plain(suffix)) if base else None
-    plain = _plain(base if ramp else name)
+    ramps = {spelling(key): option for key, option in SUFFIXES.items()}
+    ramp = ramps.get(spelling(suffix)) if base else None
+    plain = spelling(base if ramp else name)
     if plain not in known:
         hint = nearest(name, (*A1111, *ALIASES))
         raise ValueError(
@@ -208,8 +214,3 @@ def from_a1111(name: str, config: Mapping[str, Any] | None = None, **options: An
             raise TypeError(f"{cls} has no option {option!r}{nearest(option, known_options)}")
     trained = TRAINED if config is None else dict(config)
     return known_classes[cls].from_config(trained, **{**preset, **options})
-
-
-def _plain(name: str) -> str:
-    """Return a name without what spelling changes."""
-    return re.sub(r"\s+", "", name).lower()

@@ -16,13 +16,14 @@ from ..backends import resolve
 from ..checks import nearest
 from ..engine.checks import check_like
 from ..grids import Grid
+from ..levels import Levels
 from ..plan import Plan
 from ..predictions import Prediction
 from ..recipe import Recipe, finite
 from ..schedules import Schedule
 from .config import ConfigMixin
 from .options import RULES, check_kind, check_step_option
-from .timeline import Timeline, times_beside, tolerance
+from .timeline import Timeline, along, times_beside, tolerance
 
 __all__ = ["TIMES", "UNSET", "PlanMixin", "by_name", "like_single", "mix", "signed"]
 
@@ -309,7 +310,7 @@ class PlanMixin(ConfigMixin):
     # noise levels at any time
 
     def alpha_sigma(self, like: Array, timesteps: Any) -> tuple[Array, Array]:
-        """Return alpha and sigma at timesteps, one or one per row, shaped to multiply `like`.
+        """Return alpha and sigma at timesteps, one, or one per row or frame, to multiply `like`.
 
         At the times of the run's entries they are those of its points, elsewhere the schedule's.
         """
@@ -323,7 +324,9 @@ class PlanMixin(ConfigMixin):
                 if np.any(np.abs(own[0] - t) <= tolerance(t)):
                     continue
                 try:
-                    schedule.at(t=t)
+                    ratio = schedule.at(t=t).ratio
+                    if Levels.huge < ratio < np.inf:  # of a schedule that goes on for ever
+                        raise ValueError(f"sigma / alpha would be {ratio:g} at {t:g}")
                 except (ValueError, OverflowError) as error:
                     low, high = sorted(schedule.span)
                     raise ValueError(
@@ -337,13 +340,13 @@ class PlanMixin(ConfigMixin):
             nearest_own, here = self.timeline.nearest_own(like, t)
             alpha = backend.where(here, nearest_own[0], alpha)
             sigma = backend.where(here, nearest_own[1], sigma)
-        shape = (-1, *(1,) * (len(like.shape) - 1)) if like.shape[:1] else ()
-        return backend.xp.reshape(alpha, shape), backend.xp.reshape(sigma, shape)
+        return along(like, alpha), along(like, sigma)
 
     def add_noise(self, original_samples: Array, noise: Array, timesteps: Any) -> Array:
-        """Return alpha x0 + sigma noise at timesteps: one for all rows, or one per row.
+        """Return alpha x0 + sigma noise at timesteps: one, or (batch,), or (batch, frames) of them.
 
-        Any framework, inside jit too; noise is like original_samples.
+        Any framework, inside jit too; noise is like original_samples. Timesteps outside of the
+        schedule raise ValueError where they are in host memory; on a device they are clipped.
         """
         alpha, sigma = self.alpha_sigma(original_samples, timesteps)
         return mix(original_samples, noise, alpha, sigma)

@@ -19,6 +19,7 @@ import numpy as np
 from ..backends import Backend, from_device, named, resolve
 from ..checks import check_choice, nearest
 from ..frozen import FrozenDict
+from ..names import canonical
 from .config_values import boolean, class_name, hashable, listed, plain, public, renewed, source_of
 from .explained import Explained
 from .options import Rule, check_options
@@ -36,6 +37,8 @@ __all__ = [
 CLASSES: dict[str, type[ConfigMixin]] = {}  # those loaded that have options, by name
 REQUIRED = inspect.Parameter.empty  # the default of an option that must be given
 
+# what registers a part of one's own, by option
+PARTS = {"schedule": "schedules", "spacing": "spacings", "prediction_type": "predictions"}
 LOADING = ("subfolder", "revision", "cache_dir", "local_files_only", "force_download", "token")
 _PUSH = ("repo_id", "commit_message", "private", "token", "create_pr", "subfolder")
 _DROPPED = ("resume_download", "proxies")
@@ -194,6 +197,7 @@ class ConfigMixin:
         """Return the valid config of these values: plain data, without what stays hidden."""
         known = {**self.options, **self.hidden_options}
         config = {key: plain(value, known.get(key, "")) for key, value in values.items()}
+        config = self.spelled(config)
         for key, default in self.hidden_options.items():
             value = config.get(key, REQUIRED)
             if value == default and boolean(value) == boolean(default):
@@ -201,6 +205,16 @@ class ConfigMixin:
         if self.strict:
             self.check(self._filled(config))
         return FrozenDict(config)
+
+    @classmethod
+    def spelled(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Return a config with the names that are here for those that people type."""
+        chosen = {key: rule.choices for key, rule in (cls.rules or {}).items() if rule.choices}
+        for key, known in {**chosen, **cls.choices}.items():
+            if isinstance(config.get(key), str):
+                names = [name for name in known if isinstance(name, str)]
+                config[key] = canonical(key, config[key], names)
+        return config
 
     def _filled(self, config: Mapping[str, Any]) -> FrozenDict:
         """Return every option of this class; keys that a config keeps for others have no effect."""
@@ -420,8 +434,12 @@ class ConfigMixin:
             try:
                 json.dumps(value, sort_keys=True)
             except (TypeError, ValueError):
-                kind = type(value).__name__
-                raise TypeError(f"config[{key!r}] cannot be saved: JSON has no {kind}") from None
+                kind, hint = type(value).__name__, ""
+                if part := PARTS.get(key):
+                    hint = f"; give it a name by cmsched.{part}.register, and pass that"
+                raise TypeError(
+                    f"config[{key!r}] cannot be saved: JSON has no {kind}{hint}"
+                ) from None
         return self._json()
 
     def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:

@@ -111,7 +111,7 @@ def edm_euler(c: FrozenDict, reference: bool) -> Recipe:
         takes_places=reference,
     )
     prediction = Prediction(PREDICTIONS[c.prediction_type], sigma_data=data)
-    sampler, options = churned(reference, prediction.type, data)
+    sampler, options = churned(reference, str(prediction.type), data)
     start: Fixed | Start = Fixed(math.hypot(c.sigma_max, 1.0)) if reference else Start("spread")
     return Recipe(sampler, where, prediction, options, start)
 

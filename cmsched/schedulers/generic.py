@@ -1,6 +1,7 @@
 """Any sampler with any schedule, spacing and prediction."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -8,10 +9,12 @@ from .. import samplers, spacings
 from ..checks import check_choice
 from ..discretizations import Spaced
 from ..frozen import FrozenDict
-from ..predictions import PREDICTION_TYPES, Prediction
+from ..names import canonical
+from ..predictions import OUTPUTS, Prediction
 from ..recipe import Recipe, Start
 from ..schedules import BETA_SCHEDULES, SCHEDULES, Betas, Schedule, make_schedule
 from .habit import SchedulerMixin
+from .short import with_sampler
 
 __all__ = ["Scheduler"]
 
@@ -37,7 +40,17 @@ OPTIONS: Mapping[str, Any] = {
 
 
 def schedule_of(c: FrozenDict) -> Schedule:
-    """Return the schedule by its name and options."""
+    """Return the schedule by its name and options, or that which is given."""
+    if not isinstance(c.schedule, str):
+        if not isinstance(c.schedule, Schedule):
+            raise TypeError(
+                "schedule must be a name, or an object of a subclass of cmsched.schedules.Schedule,"
+                f" got {c.schedule!r}"
+            )
+        if c.schedule_options:
+            raise ValueError("schedule_options are for a schedule by name; this one has its own")
+        own: Schedule = c.schedule
+        return own
     options = dict(c.schedule_options or {})
     if c.schedule in BETA_SCHEDULES or c.schedule in ("betas", "flow"):
         options.setdefault("num_train_timesteps", c.num_train_timesteps)
@@ -55,6 +68,11 @@ def sampler_options_of(c: FrozenDict) -> dict[str, Any]:
 def said_of(c: FrozenDict, sigma_data: float) -> Prediction:
     """Return what the network says."""
     ratio = c.dynamic_thresholding_ratio
+    if isinstance(c.prediction_type, Prediction):
+        if not (ratio is c.clip_sample_range is None):
+            raise ValueError("clip_sample_range and thresholding are fields of a Prediction object")
+        whole: Prediction = c.prediction_type
+        return whole
     scaled = c.prediction_type in ("edm", "edm_v", "trigflow", "consistency")
     return Prediction(
         c.prediction_type,
@@ -64,6 +82,16 @@ def said_of(c: FrozenDict, sigma_data: float) -> Prediction:
         sigma_min=float(c.sigma_min or 0.0) if c.prediction_type == "consistency" else 0.0,
         variance_head=str((c.sampler_options or {}).get("variance")).startswith("learned"),
     )
+
+
+def velocity(schedule: Any, options: Any) -> str:
+    """Return the prediction type of dx / dt where the schedule is a flow, else nothing."""
+    if isinstance(schedule, Schedule):
+        flow, rising = schedule.frame == "flow", schedule.span[0] < schedule.span[1]
+    else:
+        own = options if isinstance(options, Mapping) else {}
+        flow, rising = schedule == "flow", own.get("rising") is True
+    return ("data_flow_prediction" if rising else "flow_prediction") if flow else ""
 
 
 def of_unit_size(schedule: Schedule) -> bool:
@@ -79,11 +107,14 @@ def chosen(c: FrozenDict, reference: bool) -> Recipe:
         given: Recipe = replace(c.recipe, idle=idle)
         return given
     schedule, unheeded = schedule_of(c), []
-    ends_there = c.final_sigmas_type == "sigma_min"
+    # a consistency function that is the identity at sigma_min needs no evaluation there
+    jumps = samplers.get(c.sampler).jumps and c.prediction_type == "consistency" and c.sigma_min
+    ends_there = bool(c.final_sigmas_type == "sigma_min" or jumps)
     heeds = spacings.check_spacing(c.spacing, c.spacing_options or {})
     for name in ("sigma_max", "sigma_min", "steps_offset"):
         if name not in heeds and c[name] and not (name == "sigma_min" and ends_there):
-            unheeded.append(f"{name} has no effect with spacing={c.spacing!r}")
+            spacing = spacings.entry(c.spacing).name
+            unheeded.append(f"{name} has no effect with spacing={spacing!r}")
     end = schedule.point(0.0, 0.0)
     if ends_there and c.sigma_min is None:
         end = schedule.at(t=schedule.span[1])
@@ -116,9 +147,11 @@ def exists(c: FrozenDict) -> None:
             raise TypeError(f"recipe must be a Recipe, as scheduler.recipe() is, got {c.recipe!r}")
         return
     check_choice("sampler", c.sampler, samplers.REGISTRY)
-    check_choice("schedule", c.schedule, (*BETA_SCHEDULES, *SCHEDULES))
+    if isinstance(c.schedule, str):
+        check_choice("schedule", c.schedule, (*BETA_SCHEDULES, *SCHEDULES))
     spacings.check_spacing(c.spacing, c.spacing_options or {})
-    check_choice("prediction_type", c.prediction_type, PREDICTION_TYPES)
+    if not callable(c.prediction_type) and not isinstance(c.prediction_type, Prediction):
+        check_choice("prediction_type", c.prediction_type, OUTPUTS)
     said_of(c, schedule_of(c).sigma_data)
     samplers.get(c.sampler).complete(sampler_options_of(c))
     if c.shift != 1.0 and schedule_of(c).frame != "flow":
@@ -126,7 +159,14 @@ def exists(c: FrozenDict) -> None:
 
 
 class Scheduler(SchedulerMixin):
-    """A scheduler put together from its parts; the named classes are presets of these."""
+    """A scheduler put together from its parts; the named classes are presets of these.
+
+    Names may be spelled as elsewhere ("eps", "v", "vp", "DPM++ 2M", "dpmpp_2m", any case); the
+    configuration has those of cmsched. Of a flow "v", "velocity" and "flow" are dx / dt. Parts of
+    one's own stand in place of names: an object of `cmsched.schedules.Schedule`, a function (n,
+    high, low) for the spacing, a `Prediction` or a function as `cmsched.predictions.register`
+    takes it.
+    """
 
     meanings: ClassVar = {
         "prediction_type": "what the network says, see below.",
@@ -152,6 +192,33 @@ class Scheduler(SchedulerMixin):
     hidden_options: ClassVar = {"recipe": None}
     relations = (exists,)
     meaning = staticmethod(chosen)
+
+    @classmethod
+    def spelled(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Return a config with the names that are here for those that people type, and for objects.
+
+        An object that has no name stays.
+        """
+        c = dict(config)
+        if isinstance(c.get("schedule"), Schedule) and not c.get("schedule_options"):
+            with suppress(TypeError):  # it has no name
+                fields = c["schedule"].to_dict()
+                c |= {"schedule": fields.pop("curve"), "schedule_options": fields}
+        for name, rule in spacings.SPACINGS.items():
+            if c.get("spacing") in (rule, rule.rule):
+                c["spacing"] = name
+                break
+        known = {"schedule": (*SCHEDULES, *BETA_SCHEDULES), "spacing": spacings.SPACINGS}
+        for key, names in known.items():
+            c[key] = canonical(key, c.get(key, OPTIONS[key]), names)
+        c["prediction_type"] = canonical(
+            "prediction_type",
+            c.get("prediction_type", OPTIONS["prediction_type"]),
+            OUTPUTS,
+            flow=velocity(c["schedule"], c.get("schedule_options")),
+        )
+        c = with_sampler(c)
+        return {key: value for key, value in c.items() if key in config or value != OPTIONS[key]}
 
     @property
     def order(self) -> int:  # type: ignore[override]

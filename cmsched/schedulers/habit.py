@@ -130,13 +130,24 @@ class SchedulerMixin(PlanMixin):
                 f"the loop is over: all {i} steps are taken; call set_timesteps again before"
                 " another loop"
             )
-        if isinstance(timestep, ON_HOST):
+        if timestep is not None and not isinstance(timestep, ON_HOST):
+            timestep = self._number(timestep)
+        if timestep is not None:
             expected = run.plan.rows[i].point.t
             if timestep != expected and not abs(float(timestep) - expected) <= tolerance(expected):
                 return self._moved(run, timestep, expected)
-        elif timestep is not None and not hasattr(timestep, "shape"):
-            one_time(timestep)
         return run
+
+    @staticmethod
+    def _number(timestep: Any) -> Any:
+        """Return the number in an array of one that lies in host memory; None if it is not known.
+
+        What no device is waited for is counted.
+        """
+        if not hasattr(timestep, "shape"):
+            return one_time(timestep)
+        values = resolve(timestep).known(timestep)
+        return values.item() if values is not None and values.size == 1 else None
 
     def _begun(self, timestep: Any) -> Run:
         """Return a new run: the only time that a timestep is looked up."""
@@ -187,8 +198,9 @@ class SchedulerMixin(PlanMixin):
 
         Args:
             model_output: the network's output, like sample.
-            timestep: the entry of `timesteps` this step is at. It is looked up at the first step
-                after `set_timesteps` (without `set_begin_index`); after that steps are counted.
+            timestep: the entry of `timesteps` this step is at. In an array on a device it is looked
+                up at the first step after `set_timesteps` (without `set_begin_index`); after that
+                steps are counted.
             sample: the present sample, an array of any framework.
             *args: the class's `step_options` by position.
             **kwargs: `generator`, where noise comes from: a native generator or key, a list with

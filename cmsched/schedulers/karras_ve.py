@@ -18,7 +18,7 @@ from ..schedules import Identity, Point
 from .options import check_kind, in_order
 from .outputs import KarrasVeOutput
 from .parts import PartsMixin, exploded, increasing_levels
-from .timeline import Timeline, one_time, times_beside
+from .timeline import Timeline, along, one_time, times_beside
 
 __all__ = ["KarrasVeScheduler"]
 
@@ -221,4 +221,4 @@ def number_or_rows(like: Array, name: str, value: Any) -> Any:
         check_kind(name, number, 1.0)
         return number
     rows = times_beside(like, value, lambda host: None, name)
-    return resolve(like).xp.reshape(rows, (-1, *(1,) * (len(like.shape) - 1)) if like.shape else ())
+    return along(like, rows)

@@ -13,6 +13,7 @@ from ..schedules import check_betas
 
 __all__ = ["RULES", "Rule", "check_kind", "check_options", "check_step_option", "in_order"]
 
+NAMES = (str, int, float, list, tuple, dict, type(None))  # what stands for no object
 LARGEST = 1e12  # its cube is still a float32
 
 
@@ -28,6 +29,7 @@ class Rule:
         needs: an option without which this one is not looked at.
         unless: an option beside which it is not.
         optional: whether None is a value, though the default is another.
+        objects: whether any object that is no string, number or list may stand for a name.
     """
 
     kind: Any = None
@@ -39,6 +41,7 @@ class Rule:
     needs: str = ""
     unless: str = ""
     optional: bool = False
+    objects: bool = False
 
     def matters(self, config: Mapping[str, Any], default: Any) -> bool:
         """Return whether other options let this one be looked at.
@@ -92,6 +95,7 @@ RULES: Mapping[str, Rule] = {
     "sampler_options": Rule(kind={}),
     "schedule_options": Rule(kind={}),
     "spacing_options": Rule(kind={}),
+    **dict.fromkeys(("schedule", "spacing", "prediction_type"), Rule(objects=True)),
     **dict.fromkeys(("sigma_data", "rho", "flow_shift", "shift", "snr_shift_scale"), POSITIVE),
     **dict.fromkeys(("timestep_scaling", "snr", "beta_min", "beta_max"), POSITIVE),
     **dict.fromkeys(("s_noise", "s_churn", "s_min", "s_max", "eta", "sde_eta"), AMOUNT),
@@ -105,6 +109,8 @@ def check_kind(name: str, value: Any, default: Any) -> None:
     rule = RULES.get(name, Rule())
     default = rule.kind if default is None and value is not None else default
     if default is None or value is default or (value is None and rule.optional):
+        return
+    if rule.objects and not isinstance(value, NAMES):
         return
     if isinstance(default, bool):
         if not isinstance(value, bool):

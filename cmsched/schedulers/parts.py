@@ -8,7 +8,7 @@ from ..backends import resolve
 from ..engine.checks import check_like
 from ..noise import standard_normal
 from .base import PlanMixin
-from .timeline import ON_HOST, Timeline, one_time, times_beside
+from .timeline import ON_HOST, Timeline, along, one_time, times_beside
 
 __all__ = ["PartsMixin", "exploded", "increasing_levels"]
 
@@ -73,9 +73,9 @@ class PartsMixin(PlanMixin):
             if key not in tables:
                 tables[key] = backend.to_device_of(table, like, acc)
             placed = tables[key]
-        rows = tuple(like.shape[:1])
-        shape = (-1, *(1,) * (len(like.shape) - 1)) if rows else ()
-        return backend.xp.reshape(backend.xp.take(placed, entries), shape)
+        flat = backend.xp.reshape(entries, (-1,))
+        found = backend.xp.reshape(backend.xp.take(placed, flat), tuple(entries.shape))
+        return along(like, found)
 
     def step_at(self, like: Array, timestep: Any) -> Any:
         """Return which step of the plan starts at a time: an int, or an array for an array.

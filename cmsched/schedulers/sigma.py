@@ -182,7 +182,7 @@ def sigma_recipe(
 def euler(c: FrozenDict, reference: bool) -> Recipe:
     """Return what the options of Euler's method mean."""
     prediction = said(c)
-    sampler, options = churned(reference, prediction.type, prediction.sigma_data)
+    sampler, options = churned(reference, str(prediction.type), prediction.sigma_data)
     recipe = sigma_recipe(c, reference, sampler, options)
     if (quirks := recipe.discretization.quirks) and isinstance(quirks[-1], StopsBefore):
         recipe = replace(recipe, options={**options, "spare": Spare(quirks[-1].end)})

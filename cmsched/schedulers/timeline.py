@@ -11,7 +11,7 @@ import numpy as np
 from ..backends import Backend, resolve
 from ..plan import Plan
 
-__all__ = ["ON_HOST", "Timeline", "one_time", "times_beside", "tolerance"]
+__all__ = ["ON_HOST", "Timeline", "along", "one_time", "times_beside", "tolerance"]
 
 Array = Any
 ON_HOST = (int, float, np.generic)  # timesteps that can be compared without a device
@@ -102,8 +102,9 @@ class Timeline:
         """Return the entries at timesteps, one or one per row of `like`, on its device.
 
         Returns:
-            The numbers of the nearest entries, int32 of shape () or (batch,), and whether a
-            timestep is that entry's. Times on the host that are no entry raise ValueError.
+            The numbers of the nearest entries, int32 of shape (), (batch,) or (batch, frames), and
+            whether a timestep is that entry's. Times in host memory that are no entry raise
+            ValueError.
         """
         near = tolerance(float(np.abs(self.times).max()))
 
@@ -142,7 +143,7 @@ class Timeline:
     def nearest_own(self, like: Array, t: Array) -> tuple[tuple[Array, Array], Array]:
         """Return alpha and sigma of the nearest of `own_levels`, and whether it is at these times.
 
-        t is an array of one axis beside `like`.
+        t is an array beside `like`, as `times_beside` returns it.
         """
         backend, names = resolve(like), ("own times", "own alphas", "own sigmas")
         times, alphas, sigmas = (
@@ -150,7 +151,10 @@ class Timeline:
         )
         near = tolerance(float(np.abs(self.own_levels[0]).max()))
         index, here = nearest_of(backend, t, times, near)
-        return (backend.xp.take(alphas, index), backend.xp.take(sigmas, index)), here
+        flat = backend.xp.reshape(index, (-1,))
+        alpha, sigma = (backend.xp.take(row, flat) for row in (alphas, sigmas))
+        shape = tuple(t.shape)
+        return (backend.xp.reshape(alpha, shape), backend.xp.reshape(sigma, shape)), here
 
     def _beside(self, like: Array, name: str, host: np.ndarray) -> Array:
         """Return a host table beside an array in its accumulation dtype, placed there once."""
@@ -173,7 +177,10 @@ def nearest_of(backend: Backend, t: Array, times: Array, near: float) -> tuple[A
     xp = backend.xp
     off = xp.abs(xp.reshape(t, (-1, 1)) - times)
     index = backend.astype(xp.argmin(off, axis=1), backend.dtype("int32"))
-    return index, xp.min(off, axis=1) <= near
+    found = xp.min(off, axis=1) <= near
+    if len(t.shape) < 2:
+        return index, found
+    return xp.reshape(index, t.shape), xp.reshape(found, t.shape)
 
 
 def tolerance(t: float) -> float:
@@ -197,12 +204,12 @@ def times_beside(
     check: Callable[[np.ndarray], None],
     name: str = "timesteps",
 ) -> Array:
-    """Return timesteps, one or one per row of `like`, as an array of one axis beside it.
+    """Return timesteps as an array beside `like`: one, shape (1,), or one per row, or per frame.
 
-    `check` sees those that are on the host; others are not looked at.
+    `check` sees those that are in host memory; on a device they are not looked at.
     """
     backend = resolve(like)
-    acc, batch = backend.accumulation(like.dtype), tuple(like.shape[:1])
+    acc, whole = backend.accumulation(like.dtype), tuple(like.shape)
     if not hasattr(timesteps, "shape") or isinstance(timesteps, ARRAYS):
         host = np.asarray(timesteps)
         if host.dtype.kind not in "iuf":
@@ -215,8 +222,19 @@ def times_beside(
             f"{name} is an array of {resolve(timesteps).name}, the sample one of"
             f" {backend.name}; convert one of them"
         )
-    if tuple(timesteps.shape) not in ((), (1,), batch):
+    elif (seen := backend.known(timesteps)) is not None:
+        check(seen.astype(np.float64))
+    shape = tuple(timesteps.shape)
+    if shape != (1,) and shape != whole[: len(shape)]:
         raise ValueError(
-            f"{name} must be one number or one per row {batch}, got shape {tuple(timesteps.shape)}"
+            f"{name} must be one number, or one per row {whole[:1]} or frame {whole[:2]}, got shape"
+            f" {shape}"
         )
-    return backend.xp.reshape(backend.astype(timesteps, acc), (-1,))
+    timesteps = backend.astype(timesteps, acc)
+    return timesteps if shape else backend.xp.reshape(timesteps, (1,))
+
+
+def along(like: Array, values: Array) -> Array:
+    """Return values, as `times_beside` shapes them, in a shape that multiplies `like`."""
+    shape = tuple(values.shape)[: len(like.shape)]
+    return resolve(like).xp.reshape(values, (*shape, *(1,) * (len(like.shape) - len(shape))))

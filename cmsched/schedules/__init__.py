@@ -19,6 +19,7 @@ import dataclasses
 from typing import Any
 
 from ..checks import check_choice, check_name, nearest
+from ..names import canonical
 from .base import SCHEDULES, Point, Schedule
 from .continuous import VESDE, VPSDE, Cosine, Flow, Identity, Logarithmic, TrigFlow
 from .discrete import (
@@ -95,6 +96,7 @@ def make_schedule(curve: str, **options: Any) -> Schedule:
     Raises:
         ValueError: unknown name or option; the message names the nearest known one.
     """
+    curve = canonical("schedule", curve, (*SCHEDULES, *BETA_SCHEDULES))
     if curve in BETA_SCHEDULES:
         curve, options = "betas", {"beta_schedule": curve, **options}
     check_choice("schedule", curve, (*SCHEDULES, *BETA_SCHEDULES))

@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ..checks import check_nonnegative
 from .base import Schedule, check_size
 
 if TYPE_CHECKING:
@@ -12,56 +14,73 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Flow(Schedule):
-    """Rectified flow: ratio = sigma / (1 - sigma), t = num_train_timesteps * sigma.
+    """Rectified flow: ratio = sigma / (1 - sigma), t = length * sigma; where rising 1 - sigma.
 
-    arXiv:2210.02747, 2209.03003. Where it is rising, t = num_train_timesteps * (1 - sigma).
+    arXiv:2210.02747, 2209.03003.
+
+    Args:
+        num_train_timesteps: of how many steps the spacings in time take some.
+        rising: whether time goes from the noise, t = 0, to data, as in flow_matching and torchcfm.
+        length: the time at the other end, by default num_train_timesteps; 1.0 for t in [0, 1].
     """
 
     frame: str = "flow"
     num_train_timesteps: int = 1000
     rising: bool = False
+    length: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_size(self.num_train_timesteps)
+        if not isinstance(self.rising, bool):
+            raise TypeError(f"rising must be True or False, got {self.rising!r}")
+        if self.length is not None:
+            if not 0.0 < check_nonnegative("length", self.length) < math.inf:
+                raise ValueError(f"length must be positive and finite, got {self.length}")
+            object.__setattr__(self, "length", float(self.length))
+
+    @cached_property
+    def end(self) -> float:
+        """The time at one end, where it is 0 at the other."""
+        return float(self.num_train_timesteps) if self.length is None else self.length
 
     @property
     def span(self) -> tuple[float, float]:
         """Where sigma is 1 and 1 / num_train_timesteps."""
-        ends = float(self.num_train_timesteps), 1.0
-        return (0.0, ends[0] - 1.0) if self.rising else ends
+        least = self.end / self.num_train_timesteps
+        return (0.0, self.end - least) if self.rising else (self.end, least)
 
     def ratio_at(self, t: float) -> float:
         """Return the ratio at t."""
-        sigma = t / self.num_train_timesteps
+        sigma = t / self.end
         sigma = 1 - sigma if self.rising else sigma
         if not 0 <= sigma <= 1:
-            raise ValueError(f"timestep {t:g} is outside [0, {self.num_train_timesteps}]")
+            raise ValueError(f"timestep {t:g} is outside [0, {self.end:g}]")
         return math.inf if sigma == 1 else sigma / (1 - sigma)
 
     def slope(self, t: float) -> float:
         """Return d lam / dt, exactly."""
-        slope = self.num_train_timesteps / (t * (self.num_train_timesteps - t))
+        slope = self.end / (t * (self.end - t))
         return slope if self.rising else -slope
 
     def time_at(self, ratio: float) -> float:
         """Return t at this ratio."""
         if self.rising:
-            return self.num_train_timesteps / (1 + ratio)
-        return self.num_train_timesteps * (1.0 if math.isinf(ratio) else ratio / (1 + ratio))
+            return self.end / (1 + ratio)
+        return self.end * (1.0 if math.isinf(ratio) else ratio / (1 + ratio))
 
     def parts_on(self, on: "Levels", t: Any) -> tuple[Any, Any]:
         """Return signal and noise."""
-        t = on.clip(t, 0.0, float(self.num_train_timesteps))
-        rest = self.num_train_timesteps - t
+        t = on.clip(t, 0.0, self.end)
+        rest = self.end - t
         return (t, rest) if self.rising else (rest, t)
 
     def times_on(self, on: "Levels", ratio: Any) -> Any:
         """Return t."""
         if self.rising:
-            return self.num_train_timesteps / (1 + ratio)
+            return self.end / (1 + ratio)
         ratio = on.clip(ratio, 0.0, 1e30)
-        return self.num_train_timesteps * (ratio / (1 + ratio))
+        return self.end * (ratio / (1 + ratio))
 
 
 @dataclass(frozen=True)
