@@ -323,7 +323,7 @@ def test_version_and_help(capsys):
         (["sample", "--device", "cuda:0"], "numpy has no device 'cuda:0'"),
         (["sample", "--out", "digits.gif"], ".png or .npz"),
         (["sample", "--stepz", "3"], "--stepz"),
-        (["show", "dpmpp2m"], "did you mean 'dpmpp_2m'?"),
+        (["show", "dpmpp_2mm"], "did you mean 'dpmpp_2m'?"),
         (["show", "ddim", "--steps", "-3"], "at least 1"),
         (["show"], "name"),
         (["sampel"], "sampel"),

@@ -164,7 +164,7 @@ def test_damaged_plans():
         ({"options": None}, None),
         ({"grid": {}}, "not a plan: KeyError"),
         ({"grid": []}, "not a plan"),
-        ({"prediction": {**good["prediction"], "type": "eps"}}, "prediction_type='eps'"),
+        ({"prediction": {**good["prediction"], "type": "epsilom"}}, "prediction_type='epsilom'"),
         ({"prediction": {**good["prediction"], "extra": 1}}, "not a plan.*extra"),
     ]
     for damage, words in damages:

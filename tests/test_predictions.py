@@ -294,7 +294,7 @@ AT = VPSDE().at(t=0.5)
     ("arguments", "kind", "text"),
     [
         ((x, x, AT, "epsilom", "sample"), ValueError, "did you mean 'epsilon'"),
-        ((x, x, AT, "epsilon", "v"), ValueError, "prediction_type='v' is not one of"),
+        ((x, x, AT, "epsilon", "w"), ValueError, "prediction_type='w' is not one of"),
         ((x, x[:1], AT, "epsilon", "sample"), ValueError, "output has shape"),
         ((x, [1.0], AT, "epsilon", "sample"), TypeError, "sample"),
         ((x.astype(int), x, AT, "epsilon", "sample"), TypeError, "output has dtype int"),

@@ -91,13 +91,9 @@ class KDiffusionScheduler(SigmaScheduler):
         "rescale_betas_zero_snr": False,
         "final_sigmas_type": "zero",
     }
+    spellings = (with_sampler,)
     relations = (one_ramp, complete)
     meaning = staticmethod(k_diffusion)
-
-    @classmethod
-    def spelled(cls, config: dict[str, Any]) -> dict[str, Any]:
-        """Return a config with the names that are here for those that people type."""
-        return with_sampler(super().spelled(config))
 
     @property
     def order(self) -> int:  # type: ignore[override]

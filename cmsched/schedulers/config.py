@@ -70,6 +70,7 @@ class ConfigMixin:
         choices: the values of those options that have few in this class.
         aliases: values of other classes' options that mean one of these when a config is handed
             over.
+        spellings: functions of a config that return it with the names that are here.
         relations: functions that raise where options do not go together.
         meanings: what options mean in this class, where that is not in `meanings.OPTIONS`.
         idle: options that are kept in the configuration and have no effect, and why.
@@ -83,6 +84,7 @@ class ConfigMixin:
     hidden_options: ClassVar[Mapping[str, Any]] = {}
     choices: ClassVar[Mapping[str, Sequence[Any]]] = {}
     aliases: ClassVar[Mapping[str, Any]] = {}
+    spellings: ClassVar[Sequence[Callable[[dict[str, Any]], dict[str, Any]]]] = ()
     relations: ClassVar[Sequence[Callable[[FrozenDict], None]]] = ()
     meanings: ClassVar[Mapping[str, str]] = {}
     idle: ClassVar[Mapping[str, str]] = {}
@@ -214,6 +216,8 @@ class ConfigMixin:
             if isinstance(config.get(key), str):
                 names = [name for name in known if isinstance(name, str)]
                 config[key] = canonical(key, config[key], names)
+        for spelling in cls.spellings:
+            config = spelling(config)
         return config
 
     def _filled(self, config: Mapping[str, Any]) -> FrozenDict:

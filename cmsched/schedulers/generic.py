@@ -158,6 +158,33 @@ def exists(c: FrozenDict) -> None:
         raise ValueError(f"shift={c.shift} is for flow schedules, not for {c.schedule!r}")
 
 
+def with_names(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with the names that are here for those that people type, and for objects.
+
+    An object that has no name stays.
+    """
+    c = dict(config)
+    if isinstance(c.get("schedule"), Schedule) and not c.get("schedule_options"):
+        with suppress(TypeError):  # it has no name
+            fields = c["schedule"].to_dict()
+            c |= {"schedule": fields.pop("curve"), "schedule_options": fields}
+    for name, rule in spacings.SPACINGS.items():
+        if c.get("spacing") in (rule, rule.rule):
+            c["spacing"] = name
+            break
+    known = {"schedule": (*SCHEDULES, *BETA_SCHEDULES), "spacing": spacings.SPACINGS}
+    for key, names in known.items():
+        c[key] = canonical(key, c.get(key, OPTIONS[key]), names)
+    c["prediction_type"] = canonical(
+        "prediction_type",
+        c.get("prediction_type", OPTIONS["prediction_type"]),
+        OUTPUTS,
+        flow=velocity(c["schedule"], c.get("schedule_options")),
+    )
+    c = with_sampler(c)
+    return {key: value for key, value in c.items() if key in config or value != OPTIONS[key]}
+
+
 class Scheduler(SchedulerMixin):
     """A scheduler put together from its parts; the named classes are presets of these.
 
@@ -190,35 +217,9 @@ class Scheduler(SchedulerMixin):
     }
     options: ClassVar = OPTIONS
     hidden_options: ClassVar = {"recipe": None}
+    spellings = (with_names,)
     relations = (exists,)
     meaning = staticmethod(chosen)
-
-    @classmethod
-    def spelled(cls, config: dict[str, Any]) -> dict[str, Any]:
-        """Return a config with the names that are here for those that people type, and for objects.
-
-        An object that has no name stays.
-        """
-        c = dict(config)
-        if isinstance(c.get("schedule"), Schedule) and not c.get("schedule_options"):
-            with suppress(TypeError):  # it has no name
-                fields = c["schedule"].to_dict()
-                c |= {"schedule": fields.pop("curve"), "schedule_options": fields}
-        for name, rule in spacings.SPACINGS.items():
-            if c.get("spacing") in (rule, rule.rule):
-                c["spacing"] = name
-                break
-        known = {"schedule": (*SCHEDULES, *BETA_SCHEDULES), "spacing": spacings.SPACINGS}
-        for key, names in known.items():
-            c[key] = canonical(key, c.get(key, OPTIONS[key]), names)
-        c["prediction_type"] = canonical(
-            "prediction_type",
-            c.get("prediction_type", OPTIONS["prediction_type"]),
-            OUTPUTS,
-            flow=velocity(c["schedule"], c.get("schedule_options")),
-        )
-        c = with_sampler(c)
-        return {key: value for key, value in c.items() if key in config or value != OPTIONS[key]}
 
     @property
     def order(self) -> int:  # type: ignore[override]
