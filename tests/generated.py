@@ -21,6 +21,12 @@ REQUIRED = inspect.Parameter.empty
 
 # Any text: names that may have other spellings, or be of parts that are entered from outside.
 NAMES = ("prediction_type", "sampler", "schedule", "spacing")
+# what the general scheduler takes in place of a name
+PARTS = {
+    "schedule": "str | Schedule",
+    "spacing": "str | Callable[..., Any]",
+    "prediction_type": "str | Prediction | Callable[..., Any]",
+}
 # what tables do not say: arrays of any framework are Any
 KINDS = {
     "trained_betas": "Any",
@@ -69,6 +75,8 @@ def kind(name, default, cls=None, call=False):
     if named:
         return named
     rule = RULES.get(name, Rule())
+    if name in PARTS and cls is classes()["Scheduler"]:
+        return PARTS[name]
     choices = list((cls.choices.get(name, ()) if cls else ()) or rule.choices)
     if choices and name not in NAMES:
         choices += [k for k, v in cls.aliases.items() if v in choices] if cls else []
@@ -197,12 +205,14 @@ def stub():
         "# ruff: noqa",
         '# mypy: disable-error-code="override,overload-overlap"',
         "# pyright: reportIncompatibleMethodOverride=false, reportOverlappingOverload=false",
-        "from collections.abc import Sequence",
+        "from collections.abc import Callable, Sequence",
         "from typing import Any, Generic, Literal, overload",
         "",
         "from ..backends import A",
         "from ..plan import Plan",
+        "from ..predictions import Prediction",
         "from ..recipe import Recipe",
+        "from ..schedules import Schedule",
         *(f"from . import {family}" for family in sorted([*families, "outputs"])),
         *others,
         "",

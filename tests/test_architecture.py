@@ -17,8 +17,8 @@ ROOT = Path(cmsched.__file__).parent
 # A part imports only from parts above it in this list.
 PARTS = [
     "checks",
-    "names",
     "frozen",
+    "names",
     "backends",
     "levels",
     "schedules",

@@ -4,12 +4,14 @@
 # ruff: noqa
 # mypy: disable-error-code="override,overload-overlap"
 # pyright: reportIncompatibleMethodOverride=false, reportOverlappingOverload=false
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, overload
 
 from ..backends import A
 from ..plan import Plan
+from ..predictions import Prediction
 from ..recipe import Recipe
+from ..schedules import Schedule
 from . import a1111
 from . import cogvideox
 from . import distilled
@@ -1210,9 +1212,9 @@ class Scheduler(generic.Scheduler):
     def __init__(
         self,
         sampler: str = 'dpmpp_multistep',
-        schedule: str = 'scaled_linear',
-        spacing: str = 'trailing',
-        prediction_type: str = 'epsilon',
+        schedule: str | Schedule = 'scaled_linear',
+        spacing: str | Callable[..., Any] = 'trailing',
+        prediction_type: str | Prediction | Callable[..., Any] = 'epsilon',
         num_train_timesteps: int = 1000,
         sampler_options: dict[str, Any] | None = None,
         schedule_options: dict[str, Any] | None = None,
