@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import cmsched
 from cmsched import jobs
 
 from . import toy
@@ -67,6 +68,31 @@ def test_a_dask_client_of_ones_own_and_its_executor(tmp_path, importable, whole)
             engine = "dask" if options else client.get_executor()
             jobs.run(store, toy.build, engine, **options)
             check(store, whole)
+
+
+def test_jax_compiles_once_for_all_chunks(tmp_path):
+    jax = pytest.importorskip("jax")
+    plan = cmsched.EulerAncestralDiscreteScheduler().plan(4)
+    network = jax.jit(lambda x, t: 0.5 * jax.numpy.tanh(x))
+
+    def build(place):
+        return jobs.Sampler(plan, network, shape=(2, 3), xp="jax")
+
+    store = jobs.open(tmp_path / "x.zarr", number=48, chunk=8, build=build)
+    jobs.work(store, build, 0)
+    compiled = []
+
+    def listen(name, seconds, **more):
+        compiled.extend([name] * ("backend_compile" in name))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        assert jobs.run(store, build).made == 5
+        assert compiled == []
+        jax.jit(lambda x: 3 * x + 1)(jax.numpy.ones(7))
+        assert compiled  # so it would have been seen
+    finally:
+        jax.monitoring.clear_event_listeners()
 
 
 GROUP = """
