@@ -335,3 +335,16 @@ def test_first_use_from_many_threads():
         thread.join()
     for result in results:
         assert torch.allclose(result, results[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["DDPMScheduler", "FlowMatchEulerDiscreteScheduler"])
+def test_a_schedule_is_made_before_it_is_compiled(torch, name):
+    """And until then the error says so."""
+    scheduler, x = getattr(cmsched, name)(), torch.randn(3, 4)
+    times = torch.tensor([1, 500, 999])
+    torch._dynamo.reset()
+    compiled = torch.compile(scheduler.add_noise, fullgraph=True, backend="eager")
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="once before, outside of it"):
+        compiled(x, x, times)
+    wanted = scheduler.add_noise(x, x, times)
+    assert torch.allclose(compiled(x, x, times), wanted)

@@ -209,6 +209,10 @@ class Backend:
 
     # execution
 
+    def compiling(self) -> bool:
+        """Tell whether Python itself is being compiled, where nothing new can be made on the host."""
+        return False
+
     def traced(self, *arrays: Any) -> bool:
         """Tell whether one of the arrays stands for values that are not known yet."""
         return False

@@ -72,6 +72,10 @@ class TorchBackend(Backend):
         """Choose elementwise."""
         return torch.where(condition, a, b)
 
+    def compiling(self) -> bool:
+        """Tell whether torch.compile is tracing."""
+        return torch.compiler.is_compiling()
+
     def traced(self, *arrays: Any) -> bool:
         """Tell whether one of the arrays is a fake tensor, or all are in a graph being compiled."""
         return torch.compiler.is_compiling() or any(isinstance(x, FakeTensor) for x in arrays)

@@ -314,6 +314,11 @@ class PlanMixin(ConfigMixin):
 
         At the times of the run's entries they are those of its points, elsewhere the schedule's.
         """
+        if resolve(like).compiling() and self not in RECIPES:
+            raise RuntimeError(
+                "the schedule is made at the first call, which torch.compile cannot trace: call"
+                " add_noise or get_velocity of this scheduler once before, outside of it"
+            )
         if self.timeline is None:
             schedule, own = self.schedule, np.zeros((3, 0))
         else:
