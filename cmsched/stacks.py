@@ -21,12 +21,19 @@ VERSION = "stack 1"
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Several plans as one table, for a batch whose rows run different ones; see `stack`."""
+    """Several plans as one table, for a batch whose rows run different ones; see `stack`.
+
+    Args:
+        plans: in the order of the numbers that `init` takes as `which`.
+        layout: what their rows compute and store, the same for all.
+        capacity: columns of the table, of which the plans need one per evaluation and one more.
+        pad: whether the layout may have more than a plan's own.
+    """
 
     plans: tuple[Any, ...]
     layout: Layout
-    capacity: int  # columns of the table
-    pad: bool = False  # whether the layout may have more than a plan's own
+    capacity: int
+    pad: bool = False
 
     def __post_init__(self) -> None:
         """Make what is filled later now, as a plan does."""

@@ -210,7 +210,7 @@ class Backend:
     # execution
 
     def compiling(self) -> bool:
-        """Tell whether Python itself is being compiled, where nothing new can be made on the host."""
+        """Tell whether Python itself is being compiled, which makes nothing new on the host."""
         return False
 
     def traced(self, *arrays: Any) -> bool:

@@ -74,7 +74,7 @@ class TorchBackend(Backend):
 
     def compiling(self) -> bool:
         """Tell whether torch.compile is tracing."""
-        return torch.compiler.is_compiling()
+        return bool(torch.compiler.is_compiling())
 
     def traced(self, *arrays: Any) -> bool:
         """Tell whether one of the arrays is a fake tensor, or all are in a graph being compiled."""

@@ -19,9 +19,19 @@ Array = Any
 def remaining(plan: Program, state: State) -> Any:
     """Return how many evaluations are left: 0 where the loop is over.
 
-    For an int index it is an int; for an array index an int32 array of its shape on its device,
-    which waits for nothing. A server knows on the host when its requests end; this is for loops
-    that do not count, and for masks on the device.
+    A server knows on the host when its requests end; this is for loops that do not count, and for
+    masks on the device.
+
+    Args:
+        plan: the plan, its table or the stack that the state goes with.
+        state: what `init` or `step` returned.
+
+    Returns:
+        An int for an int index; for an array index an int32 array of its shape on its device, for
+        which nothing waits.
+
+    Raises:
+        TypeError: plan is none.
     """
     check_program(plan)
     if type(state.index) is int:
