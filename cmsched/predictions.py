@@ -21,6 +21,7 @@ The paper's TrigFlow network F gives m = sigma_data F.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -144,6 +145,16 @@ class Prediction:
             check_nonnegative("timestep_scaling", self.timestep_scaling)
         if not isinstance(self.variance_head, bool):
             raise TypeError(f"variance_head must be True or False, got {self.variance_head!r}")
+        if callable(self.type):
+            try:
+                c, d = map(float, self.type(0.6, 0.8, 1.0, self))
+            except Exception as error:  # whatever a function of another kind raises
+                raise TypeError(
+                    f"prediction_type={self.type!r} is no function (alpha, sigma, scale,"
+                    f" prediction) that returns c and d of m = c x0 + d eps: {error}"
+                ) from error
+            if not math.isfinite(c + d):
+                raise ValueError(f"prediction_type={self.type!r} gives c={c} and d={d}")
 
     @property
     def projects(self) -> bool:

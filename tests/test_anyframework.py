@@ -84,6 +84,7 @@ OPERATORS = {
     "-": both("sub", np.subtract),
     "*": both("mul", np.multiply),
     "/": both("truediv", np.divide),
+    "//": both("floordiv", np.floor_divide),
     "**": {"__pow__": binary(np.power)},
     "-x": {"__neg__": lambda x: type(x)(-x.values)},
     "==": {"__eq__": binary(np.equal)},
@@ -617,6 +618,16 @@ def indices(own):
         yield from stepped(own, a_plan("dpmpp_multistep", {"eta": 1.0}), shape, rng=1)
 
 
+def stacked(own):
+    plans = cmsched.stack([a_plan("ddim", {}, n=n) for n in (3, 2)])
+    x = own.asarray(start_of(SHAPE), "float32")
+    state = cmsched.init(plans, x, which=[0, 1] * (SHAPE[0] // 2))
+    for _ in range(3):
+        output = cmsched.model_input(plans, state)[0] * 0.5
+        state = cmsched.step(plans, state, output)
+        yield state.sample
+
+
 def estimates(own):
     plan = a_plan("ddim", {})
     return stepped(own, plan, (), lambda *args: cmsched.estimate(*args))
@@ -668,6 +679,7 @@ PARTS = {
     "thresholding": thresholding,
     "masks": masks,
     "an array index": indices,
+    "stacks of plans": stacked,
     "`estimate` there": estimates,
     "`rng=` a list": lists,
     "`take` and `join`": batches,

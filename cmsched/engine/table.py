@@ -56,7 +56,8 @@ def columns_at(table: Table, index: Array) -> Array:
     """
     if not table.layout.stacked:
         return index
-    return resolve(index).clip(index & (COLUMNS - 1), 0, table.numbers.shape[1] - 1)
+    column = index - index // COLUMNS * COLUMNS
+    return resolve(index).clip(column, 0, table.numbers.shape[1] - 1)
 
 
 def table_left(_: None, table: Table, index: Array) -> Array:
@@ -74,9 +75,8 @@ def _told(table: Table, index: Array, column: Array) -> Array:
     at = backend.xp.reshape(columns_at(table, index), (-1,))
     marks = backend.xp.take(table.next_columns, at, axis=0) // COLUMNS
     own = backend.xp.reshape(index, (-1,)) // COLUMNS
-    right = (own == 0) | (own == marks)
-    right = backend.xp.reshape(right, column.shape[1:])
-    return backend.xp.where(right, column, math.nan * backend.xp.ones_like(column))
+    right = backend.xp.reshape(own * (own - marks), column.shape[1:]) == 0
+    return backend.where(right, column, column * math.nan)
 
 
 def table_input(_: None, table: Table, state: State) -> tuple[Array | None, Array]:
