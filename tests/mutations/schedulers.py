@@ -40,7 +40,7 @@ MUTANTS = [
     Mutant(
         "levels of a batch",
         "conversion.py",
-        "if shape == whole[:1]:",
+        "if shape and shape == whole[: len(shape)]:",
         "if False:",
         "test_predictions::test_conversions_on_arrays",
     ),
@@ -89,8 +89,8 @@ MUTANTS = [
     Mutant(
         "guidance",
         "guidance.py",
-        "unconditional + scale *",
-        "conditional + scale *",
+        "unconditional + size *",
+        "conditional + size *",
         "test_guidance::test_mixes_the_halves",
     ),
     # tokens
@@ -353,8 +353,8 @@ MUTANTS = [
     Mutant(
         "the last level twice",
         DISCRETIZATIONS,
-        "several and table[-1] == table[-2]",
-        "False",
+        "twice = last == 2 if self.evaluations == 1",
+        "twice = False if self.evaluations == 1",
         f"{LISTS}::test_a_last_level_that_stands_twice_is_the_end",
     ),
     Mutant(
