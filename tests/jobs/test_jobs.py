@@ -264,6 +264,8 @@ def test_chunks_that_changed_places_are_found(tmp_path):
 
 def test_two_drivers_at_once_do_little_twice(tmp_path, monkeypatch, whole):
     monkeypatch.setenv("TOY_SLOW", "0.02")
+    begins = iter([0, 9])  # where each begins, by chance elsewhere
+    monkeypatch.setattr("cmsched.jobs.engines.somewhere", lambda count: next(begins))
     store, reports = toy.open_job(tmp_path / "x.zarr"), []
     drive = lambda: reports.append(jobs.run(store, toy.build))  # noqa: E731
     threads = [threading.Thread(target=drive) for _ in range(2)]
@@ -273,7 +275,8 @@ def test_two_drivers_at_once_do_little_twice(tmp_path, monkeypatch, whole):
         thread.join(120)
     check(store, whole)
     assert len(reports) == 2
-    assert max(report.made for report in reports) <= store.manifest.chunks
+    made = sum(report.made for report in reports)
+    assert store.manifest.chunks <= made <= store.manifest.chunks + 3
 
 
 def test_a_full_disk_is_an_error_and_nothing_more(tmp_path):
